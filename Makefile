@@ -1,0 +1,49 @@
+# scalenet_mm: `make quickstart` and `make test` make all they need. `make help` lists the targets.
+#
+# Variables: PYTHON=/path/to/python3.11   the Python to start from (default: found on the PATH)
+#            VENV=folder                  the virtual environment (default: .venv)
+#            ARGS='...'                   passed on, e.g. make test ARGS='-k growth -x'
+#            FORCE_CUDA=1                 build mmcv's CUDA ops as well and use the GPU
+
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?=
+FORCE_CUDA ?= 0
+ARGS ?=
+RUN := $(VENV)/bin/python
+
+export VENV PYTHON FORCE_CUDA
+
+# mmcv is built with its CPU ops by default; with a GPU in sight, detectors would stop at nms.
+ifneq ($(FORCE_CUDA),1)
+export CUDA_VISIBLE_DEVICES :=
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help env quickstart study test check-env lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+env: ## make the virtual environment (once 10-20 minutes, then nothing)
+	@tools/dev/make_env.sh
+
+quickstart: env ## train a detector, grow it, train the increments, print AP (CPU, 15 minutes)
+	@$(RUN) tools/quickstart.py $(ARGS)
+
+study: env ## quickstart with three seeds against a control (hours)
+	@$(RUN) tools/quickstart.py --study $(ARGS)
+
+test: env ## run the tests (less than 15 minutes on 2 cores)
+	@$(RUN) -m pytest $(ARGS)
+
+check-env: env ## print the versions found and what does not work together
+	@$(RUN) tools/check_env.py $(ARGS)
+
+lint: env ## ruff
+	@$(RUN) -m ruff check . $(ARGS)
+
+clean: ## remove the virtual environment and caches of the tools (not the wheel cache)
+	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis '$(VENV)-setup.log'
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Helpers that depend on nothing but the standard library."""
