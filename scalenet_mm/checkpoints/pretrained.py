@@ -1,0 +1,66 @@
+"""Loading pretrained weights into a backbone."""
+from mmengine.logging import print_log
+
+from ..errors import CheckpointError
+from .backbone_state import fit_tensor
+from .keys import read_state_dict, split_backbone, to_mm_keys
+from .report import LoadReport, compare, list_prefixes
+from .safe import load_file
+
+
+def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
+    """Load a file of any known format into a backbone, and say in one line what happened.
+
+    Known are official Swin and DeiT files, timm's, mmpretrain's (a backbone or a whole
+    classifier), detectors and segmentors trained with mmdet and mmseg, and the project's own.
+    Position embeddings and relative position tables are resized.
+
+    Args:
+        backbone (GrowableBackbone): The backbone, grown or not.
+        source (str): A local path or URL.
+        prefix (str, optional): Prefix of the backbone's tensors in the file; found if None.
+            Defaults to None.
+
+    Returns:
+        LoadReport: What matched, was initialised and ignored; logged as well.
+
+    Raises:
+        CheckpointError: If the file cannot be read or is of another architecture; then nothing
+            was loaded.
+    """
+    state = read_state_dict(load_file(source), source)
+    own, _ = split_backbone(state, prefix)
+    if not own:
+        raise CheckpointError(f'{source} holds no tensor whose name begins with {prefix!r}; its '
+                              f'names begin with {", ".join(list(state)[:3])}')
+    own, fmt = convert_backbone(backbone, own, source)
+    report = compare(source, fmt, backbone.state_dict(), own, '', list_prefixes(backbone))
+    backbone.load_state_dict(own, strict=False)
+    print_log(str(report), logger='current')
+    return report
+
+
+def convert_backbone(backbone, own: dict, name: str) -> tuple:
+    """Rename and resize a backbone's tensors.
+
+    Args:
+        backbone (GrowableBackbone): The backbone.
+        own (dict): The tensors, without prefix.
+        name (str): The file, for messages.
+
+    Returns:
+        tuple[dict, str]: The tensors under the backbone's names, and what format it was.
+
+    Raises:
+        CheckpointError: If the names are of no known format, or something cannot be resized.
+    """
+    try:
+        own, fmt = to_mm_keys(own, backbone.key_family)
+        wanted = dict(backbone.named_parameters())
+        for key, value in own.items():
+            fitted = fit_tensor(backbone, key, value, wanted)
+            if fitted is not None:
+                own[key] = fitted
+    except CheckpointError as error:
+        raise CheckpointError(f'{name} does not fit {type(backbone).__name__}: {error}') from None
+    return own, fmt

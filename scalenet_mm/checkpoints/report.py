@@ -1,0 +1,142 @@
+"""What a checkpoint gave a model, in one line, and what makes it an error."""
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..errors import CheckpointError
+from ..growth import growth_of
+from ..growth.adjustment import ADAPTER_NAMES, GAIN_NAME
+from .keys import is_derived
+
+_INCREMENT = re.compile(rf'.*\.({"|".join(ADAPTER_NAMES)}|{GAIN_NAME})$')
+_REPEAT = re.compile(r'.*\.\d+_r\d+\.')
+#: Parts of a backbone that a recipe may lack or add without being another architecture: norms of
+#: outputs, which depend on the stages that are used.
+_OPTIONAL = re.compile(r'^(norm\d?|ln[12])\.')
+
+
+@dataclass
+class LoadReport:
+    """What matched, what was initialised and what was ignored.
+
+    Args:
+        name (str): The file.
+        format (str): What it was recognised as.
+        matched (list[str]): Parameters and buffers taken from the file.
+        initialised (dict[str, list[str]]): Those the file does not hold, by where they come from.
+        resized (list[str]): Those whose size in the file was another, for which no rule exists:
+            initialised anew.
+        ignored (list[str]): Tensors of the file that the model has no place for.
+    """
+    name: str
+    format: str
+    matched: list = field(default_factory=list)
+    initialised: dict = field(default_factory=dict)
+    resized: list = field(default_factory=list)
+    ignored: list = field(default_factory=list)
+
+    def __str__(self):
+        parts = [f'{len(self.matched)} tensors matched']
+        fresh = [f'{len(keys)} {what}' for what, keys in self.initialised.items()]
+        parts.append(f'initialised: {", ".join(fresh) or "none"}')
+        if self.resized:
+            parts.append('of another size, initialised anew: ' + ', '.join(self.resized))
+        groups = Counter('.'.join(k.split('.')[:2]) for k in self.ignored)
+        shown = ', '.join(f'{k} ({n})' for k, n in sorted(groups.items())[:6])
+        parts.append(f'ignored: {shown or "none"}' + (', ...' if len(groups) > 6 else ''))
+        return f'Loaded {self.name} ({self.format}): ' + '; '.join(parts)
+
+
+def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str,
+            lists: list) -> LoadReport:
+    """Compare what a model wants with what a file gives, and refuse what cannot be meant.
+
+    Args:
+        name (str): The file.
+        fmt (str): What it was recognised as.
+        wanted (dict): The model's state dict.
+        given (dict): The file's tensors under the model's names.
+        backbone_prefix (str): The backbone's prefix in both; may be empty.
+        lists (list[str]): Prefixes of the grown lists of blocks, with final dots.
+
+    Returns:
+        LoadReport: The comparison.
+
+    Raises:
+        CheckpointError: If nothing matches, or the backbone's tensors are those of another
+            architecture, depth or growth.
+    """
+    report = LoadReport(name, fmt)
+    problems = []
+    of_backbone = [k for k in given if k.startswith(backbone_prefix)]
+    plain = not any(_INCREMENT.match(k) for k in of_backbone)
+    for key, value in wanted.items():
+        bare = key[len(backbone_prefix):] if key.startswith(backbone_prefix) else None
+        if key in given:
+            if given[key].shape == value.shape:
+                report.matched.append(key)
+            elif bare is not None:
+                problems.append(f'{bare} has shape {tuple(given[key].shape)}, the model wants '
+                                f'{tuple(value.shape)}')
+            else:
+                report.resized.append(f'{key} {tuple(given[key].shape)} -> {tuple(value.shape)}')
+        elif is_derived(key):
+            continue
+        elif bare is None:
+            report.initialised.setdefault('of the head', []).append(key)
+        elif _REPEAT.match(key) and not _INCREMENT.match(key):
+            report.initialised.setdefault("norms of repeats (copies of their source's)",
+                                          []).append(key)
+            if _holds_block(key, of_backbone, lists):
+                problems.append(f'{bare} is missing, though the file holds other tensors of that '
+                                'repeat')
+        elif _INCREMENT.match(key):
+            report.initialised.setdefault('adapters, LoRA or gains', []).append(key)
+            if not plain and not _absent_as_a_whole(key, of_backbone, lists):
+                problems.append(f'{bare} is missing, though the file is of a grown model')
+        elif _OPTIONAL.match(bare):
+            report.initialised.setdefault('norms of outputs', []).append(key)
+        elif of_backbone:
+            problems.append(f'{bare} is missing')
+    for key in given:
+        if key in wanted or is_derived(key):
+            continue
+        report.ignored.append(key)
+        if key.startswith(backbone_prefix) and not _OPTIONAL.match(key[len(backbone_prefix):]):
+            problems.append(f'{key[len(backbone_prefix):]} has no place in the model')
+    if not report.matched:
+        raise CheckpointError(
+            f'{name} fits the model in no tensor: it names {", ".join(list(given)[:3])}, the '
+            f'model {", ".join(list(wanted)[:3])}')
+    if problems:
+        more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
+        raise CheckpointError(
+            f'{name} is of another architecture or growth than the backbone: '
+            f'{"; ".join(problems[:4])}{more}. Check arch (or embed_dims, depths), growth and '
+            'adjustment in the config')
+    return report
+
+
+def _absent_as_a_whole(key, given, lists):
+    """Whether nothing at all of a block, or no increments of its list, are in the file."""
+    for prefix in lists:
+        if not key.startswith(prefix):
+            continue
+        if not _holds_block(key, given, lists):
+            return True
+        return not any(k.startswith(prefix) and _INCREMENT.match(k) for k in given)
+    return False
+
+
+def _holds_block(key, given, lists):
+    """Whether anything of the block that a key belongs to is in the file."""
+    for prefix in lists:
+        if key.startswith(prefix):
+            block = prefix + key[len(prefix):].split('.')[0] + '.'
+            return any(k.startswith(block) for k in given)
+    return False
+
+
+def list_prefixes(model, prefix: str = '') -> list:
+    """list[str]: Prefixes of the grown lists of blocks of a model, with final dots."""
+    return [f'{prefix}{name}.' for name, _, _ in growth_of(model)]

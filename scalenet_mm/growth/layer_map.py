@@ -1,0 +1,190 @@
+"""Layer maps: which pretrained block each block of a grown model uses.
+
+The notation is the paper's (ScaleNet, arXiv 2510.18431, section III-A): block ``l'`` of the grown
+model uses the weights of pretrained block ``g(l')``. Indices are 0-based here.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional, Union
+
+from ..errors import GrowthError
+
+ORDERS = ('interpolate', 'stack', 'cyclic')
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """The source of every block of a grown list, in execution order.
+
+    The first block that uses a source is that source's *original*; the later ones are its
+    *repeats*.
+
+    Args:
+        sources (tuple[int]): For each block of the grown list, the index of the pretrained block
+            whose weights it uses.
+        base_depth (int): Number of pretrained blocks. Each of them must occur in ``sources``.
+
+    Raises:
+        GrowthError: If a source is out of range or a pretrained block is never used.
+    """
+    sources: tuple
+    base_depth: int
+
+    def __post_init__(self):
+        object.__setattr__(self, 'sources', tuple(self.sources))
+        for position, source in enumerate(self.sources):
+            if isinstance(source, bool) or not isinstance(source, int):
+                raise GrowthError(f'a layer map holds block indices, got {source!r} at position '
+                                  f'{position}')
+            if not 0 <= source < self.base_depth:
+                raise GrowthError(f'the layer map names block {source}, but there are '
+                                  f'{self.base_depth} blocks: 0 to {self.base_depth - 1}')
+        unused = sorted(set(range(self.base_depth)) - set(self.sources))
+        if unused:
+            raise GrowthError(f'the layer map never uses the pretrained block(s) {unused}: every '
+                              'block must occur at least once, growth removes none')
+
+    def __len__(self):
+        return len(self.sources)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the map leaves the list as it is."""
+        return self.sources == tuple(range(self.base_depth))
+
+    @cached_property
+    def repeats(self) -> tuple:
+        """tuple[int]: 0 for an original, k for the k-th repeat of its source."""
+        seen = [0] * self.base_depth
+        counts = []
+        for source in self.sources:
+            counts.append(seen[source])
+            seen[source] += 1
+        return tuple(counts)
+
+    @cached_property
+    def names(self) -> tuple:
+        """tuple[str]: Module names: ``'3'`` for an original, ``'3_r1'`` for its first repeat."""
+        return tuple(
+            str(source) if repeat == 0 else f'{source}_r{repeat}'
+            for source, repeat in zip(self.sources, self.repeats))
+
+    def positions(self, source: int) -> tuple:
+        """tuple[int]: Execution positions of all the instances of a pretrained block."""
+        return tuple(i for i, s in enumerate(self.sources) if s == source)
+
+    def last(self, source: int) -> int:
+        """int: Execution position of the last instance of a pretrained block.
+
+        An ``out_indices`` entry of the ungrown model refers to this position.
+        """
+        return self.positions(source)[-1]
+
+    def output_position(self, source: int) -> int:
+        """int: Execution position whose output stands for a pretrained block's output.
+
+        It is that of the block's last instance, but the last pretrained block stands for the end
+        of the list, wherever its own last instance is.
+        """
+        return len(self) - 1 if source == self.base_depth - 1 else self.last(source)
+
+    @cached_property
+    def shared(self) -> tuple:
+        """tuple[bool]: For each block, whether its source is used more than once."""
+        return tuple(self.sources.count(source) > 1 for source in self.sources)
+
+
+def make_layer_map(depth: int,
+                   order: Union[str, Sequence] = 'interpolate',
+                   times: int = 2,
+                   blocks: Optional[Sequence] = None) -> LayerMap:
+    """Make the map of one list of blocks.
+
+    Args:
+        depth (int): Number of pretrained blocks.
+        order (str | Sequence[int]): Where repeats stand.
+
+            - ``'interpolate'``: right behind their original (0, 0, 1, 1, ...).
+            - ``'stack'``: each run of neighbouring selected blocks is repeated as a whole
+              (0, 1, 2, 0, 1, 2, 3, ... when blocks 0 to 2 are selected).
+            - ``'cyclic'``: at the end of the list, in the order of the blocks (eq. 6). The same
+              as ``'stack'`` when every block is selected.
+            - a sequence of block indices: the map itself. ``times`` and ``blocks`` are then not
+              used.
+
+            Defaults to 'interpolate'.
+        times (int): How often each selected block is used in all; 1 leaves the list as it is.
+            Defaults to 2.
+        blocks (Sequence[int], optional): The blocks to repeat; negative indices count from the
+            end. All of them if None. Defaults to None.
+
+    Returns:
+        LayerMap: The map.
+
+    Raises:
+        GrowthError: If an argument is out of range or of the wrong kind.
+    """
+    if not isinstance(order, str):
+        if not isinstance(order, Sequence):
+            raise GrowthError(f'growth.order must be one of {ORDERS} or a list of block indices, '
+                              f'got {order!r}')
+        return LayerMap(tuple(order), depth)
+    if order not in ORDERS:
+        raise GrowthError(f'growth.order must be one of {ORDERS} or a list of block indices, got '
+                          f'{order!r}')
+    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise GrowthError(f'growth.times must be an integer >= 1 (1 leaves the model as it is), '
+                          f'got {times!r}')
+
+    selected = resolve_indices(blocks, depth, 'growth.blocks', 'block')
+    sources = []
+    if order == 'interpolate':
+        for block in range(depth):
+            sources += [block] * (times if block in selected else 1)
+    elif order == 'cyclic':
+        sources = list(range(depth)) + sorted(selected) * (times - 1)
+    else:
+        run = []
+        for block in range(depth + 1):
+            if block in selected:
+                run.append(block)
+                continue
+            sources += run * times
+            run = []
+            if block < depth:
+                sources.append(block)
+    return LayerMap(tuple(sources), depth)
+
+
+def resolve_indices(indices: Optional[Sequence], size: int, option: str, what: str) -> set:
+    """Turn a user's list of indices, negative ones included, into a set of 0-based ones.
+
+    Args:
+        indices (Sequence[int] | None): What the user gave; None means all.
+        size (int): Number of items there are.
+        option (str): Name of the option, for the error message.
+        what (str): What is counted, for the error message.
+
+    Returns:
+        set[int]: Indices in ``range(size)``.
+
+    Raises:
+        GrowthError: If an index is out of range or not an integer, or the list is empty.
+    """
+    if indices is None:
+        return set(range(size))
+    if isinstance(indices, (str, int)) or not isinstance(indices, Sequence):
+        raise GrowthError(f'{option} must be a list of {what} indices or None, got {indices!r}')
+    if len(indices) == 0:
+        raise GrowthError(f'{option} is empty: name at least one {what}, or use growth=None to '
+                          'leave the model as it is')
+    resolved = set()
+    for index in indices:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise GrowthError(f'{option} must hold integers, got {index!r}')
+        if not -size <= index < size:
+            raise GrowthError(f'{option} names {what} {index}, but there are {size} {what}s: 0 to '
+                              f'{size - 1}')
+        resolved.add(index % size)
+    return resolved

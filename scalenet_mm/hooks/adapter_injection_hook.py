@@ -1,0 +1,217 @@
+"""Grow, freeze and check a model before it trains."""
+import copy
+import functools
+import gc
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Optional, Union
+
+import torch.nn as nn
+import torch.utils.checkpoint as cp
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS
+
+from ..analysis import parameter_table
+from ..backbones.base import GrowableBackbone
+from ..backbones.grown_backbone import grow_backbone
+from ..checkpoints.adapt import adapt_checkpoint
+from ..checkpoints.tracker import LoadTracker
+from ..errors import ConfigError
+from ..growth import apply_freezing, check_ties, frozen_batchnorms, growth_of
+from .class_check import check_classes
+
+
+@HOOKS.register_module()
+class AdapterInjectionHook(Hook):
+    """Grow a stock model, freeze by rules, and check that all is as it should be.
+
+    In the ``custom_hooks`` of a stock config of mmpretrain, mmdet or mmseg it grows and adapts
+    the backbone. With a backbone that is grown already (``ScaleNetSwin``, ``ScaleNetViT``,
+    ``GrownBackbone``) it only freezes and checks.
+
+    It runs before all other hooks, and after a change wraps the model for distributed training
+    anew and rebuilds optimizer and schedulers: a parameter that changes behind DDP's back is never
+    reduced, and the processes drift apart in silence. What it did to a stock backbone is written
+    into the config (as ``GrownBackbone``), which is saved beside and within checkpoints.
+
+    It also
+
+    - brings a checkpoint of any format to the model's names, says in one line what matched, and
+      refuses one of another architecture;
+    - refuses a frozen parameter that came from no file, and a data set whose classes are not the
+      head's;
+    - keeps BatchNorms with frozen parameters in eval mode;
+    - turns mmengine's ``activation_checkpointing`` on without reentrant autograd, with which
+      adapters behind a frozen input would get no gradient.
+
+    Args:
+        targets (str | Sequence[str], optional): Which lists of blocks of a stock backbone to
+            grow, see :func:`find_block_lists`; all that are found if None. Defaults to None.
+        growth (str | dict | None): What to repeat in a stock backbone, see
+            :func:`grow_backbone`. Defaults to 'paper'.
+        adjustment (str | dict | None): What each of its blocks gets, see :func:`grow_backbone`.
+            Defaults to 'paper'.
+        freeze (str | dict | Sequence | None): What trains, see :func:`resolve_rules`; None leaves
+            everything as it is. Defaults to 'paper'.
+        require_loaded (bool): Whether a frozen parameter that came from no file is an error.
+            Defaults to True.
+
+    Raises:
+        ConfigError: If options contradict the model.
+        GrowthError: If growth or freezing does not fit the model.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self,
+                 targets: Union[str, Sequence, None] = None,
+                 growth: Union[str, dict, None] = 'paper',
+                 adjustment: Union[str, dict, None] = 'paper',
+                 freeze: Union[str, dict, Sequence, None] = 'paper',
+                 require_loaded: bool = True):
+        self.targets = targets
+        self.growth = growth
+        self.adjustment = adjustment
+        self.freeze = freeze
+        self.require_loaded = require_loaded
+        self._tracker: Optional[LoadTracker] = None
+        self._batchnorms = []
+        self._activation_checkpointing = None
+
+    def before_run(self, runner) -> None:
+        """Grow, freeze, wrap and rebuild; once a model."""
+        if type(runner.model).__name__ == 'MMFullyShardedDataParallel':
+            raise ConfigError('AdapterInjectionHook: the model is wrapped in FSDP, which splits '
+                              'the tensors that repeats share. Use DDP, the default: remove '
+                              'model_wrapper_cfg')
+        model = unwrap(runner.model)
+        if getattr(model, '_scalenet_prepared', False):
+            return
+        if not isinstance(getattr(model, 'backbone', None), nn.Module):
+            raise ConfigError(f'AdapterInjectionHook: {type(model).__name__} has no backbone; the '
+                              'hook serves classifiers, detectors and segmentors that have one')
+        trains = isinstance(runner.optim_wrapper, OptimWrapper)
+        if trains:
+            check_classes(model, runner.train_dataloader.dataset)
+
+        self._inject(runner, model)
+        lines = [] if self.freeze is None else apply_freezing(model, self.freeze)
+        check_ties(model)
+        if trains and self.require_loaded:
+            self._tracker = LoadTracker(model)
+        model._scalenet_prepared = True
+        self._rewrap(runner)
+        if trains:
+            self._rebuild_optimizer(runner)
+            # taken over, see _turn_on_activation_checkpointing
+            self._activation_checkpointing = runner.cfg.get('activation_checkpointing')
+            if self._activation_checkpointing is not None:
+                runner.cfg['activation_checkpointing'] = None
+        for line in lines:
+            runner.logger.info(f'AdapterInjectionHook: {line}')
+        runner.logger.info(parameter_table(model))
+
+    def after_load_checkpoint(self, runner, checkpoint) -> None:
+        """Bring the checkpoint to the model's names, or refuse it."""
+        name = str(getattr(runner, '_load_from', None) or 'the checkpoint')
+        resuming = bool(getattr(runner, '_resume', False)) and 'optimizer' in checkpoint
+        adapt_checkpoint(unwrap(runner.model), checkpoint, name, strict=resuming)
+
+    def before_train(self, runner) -> None:
+        """Check what was loaded; the weights are final now."""
+        model = unwrap(runner.model)
+        if self._tracker is not None:
+            self._tracker.stop()
+            self._tracker.check_frozen(model)
+        self._batchnorms = frozen_batchnorms(model)
+        if self._activation_checkpointing is not None:
+            runner.cfg['activation_checkpointing'] = self._activation_checkpointing
+            _turn_on_activation_checkpointing(model, self._activation_checkpointing)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Keep frozen BatchNorms in eval mode: both kinds of loop set the mode before this."""
+        for module in self._batchnorms:
+            module.eval()
+
+    def _inject(self, runner, model):
+        backbone = model.backbone
+        grown = isinstance(backbone, GrowableBackbone) or any(True for _ in growth_of(backbone))
+        if isinstance(backbone, GrowableBackbone):
+            given = {'targets': (self.targets, None), 'growth': (self.growth, 'paper'),
+                     'adjustment': (self.adjustment, 'paper')}
+            wrong = [name for name, (value, default) in given.items() if value != default]
+            if wrong:
+                raise ConfigError(
+                    f'AdapterInjectionHook: {", ".join(wrong)} cannot be given for a '
+                    f'{type(backbone).__name__}, which grows by its own arguments: set them in '
+                    'model.backbone')
+        if grown:
+            return
+        # None is what the hook's user asks to leave the blocks alone
+        if self.growth is None and self.adjustment is None:
+            return
+        grow_backbone(backbone, self.growth, self.adjustment, self.targets)
+        self._write_config(runner)
+
+    def _write_config(self, runner):
+        cfg = runner.cfg.get('model')
+        cfg = cfg.get('module', cfg) if cfg is not None else None
+        if cfg is None or 'backbone' not in cfg:
+            return
+        base = cfg['backbone']
+        cfg['backbone'] = dict(
+            type='GrownBackbone',
+            base=base,
+            growth=copy.deepcopy(self.growth),
+            adjustment=copy.deepcopy(self.adjustment),
+            targets=copy.deepcopy(self.targets))
+        imports = runner.cfg.get('custom_imports') or dict(imports=[])
+        names = imports.get('imports', [])
+        names = [names] if isinstance(names, str) else list(names)
+        if 'scalenet_mm' not in names:
+            imports['imports'] = [*names, 'scalenet_mm']
+            runner.cfg['custom_imports'] = imports
+        if is_main_process():
+            runner.dump_config()
+
+    @staticmethod
+    def _rewrap(runner):
+        """Wrap for distributed training anew: DDP looks at parameters only when it is made."""
+        if not is_model_wrapper(runner.model):
+            return
+        inner = runner.model.module
+        wrapper_cfg = copy.deepcopy(runner.cfg.get('model_wrapper_cfg'))
+        runner.model = None
+        gc.collect()  # the old reducer's autograd hooks go with it
+        runner.model = runner.wrap_model(wrapper_cfg, inner)
+
+    @staticmethod
+    def _rebuild_optimizer(runner):
+        """Rebuild optimizer and schedulers for the parameters that train now."""
+        if runner.cfg.get('optim_wrapper') is None:
+            raise ConfigError('AdapterInjectionHook: the Runner was built without a config, so '
+                              'the optimizer cannot be rebuilt for the changed model; build it by '
+                              'Runner.from_cfg')
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+        # not built, as scale_lr demands
+        runner.param_schedulers = copy.deepcopy(runner.cfg.get('param_scheduler'))
+        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """nn.Module: The model without its wrappers for distributed training and augmented tests."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _turn_on_activation_checkpointing(model, names):
+    """What mmengine does for ``activation_checkpointing``, without reentrant autograd."""
+    for name in [names] if isinstance(names, str) else names:
+        module = attrgetter(name)(model)
+        module.forward = functools.partial(cp.checkpoint, module.forward, use_reentrant=False)
