@@ -1,0 +1,278 @@
+"""From the options of a command line to the config that the Runner is built from."""
+import difflib
+import inspect
+import os
+import os.path as osp
+import sys
+from typing import Any, Iterable, Iterator, List, Tuple
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from scalenet_mm.engine.scopes import get_scope, type_name
+from scalenet_mm.errors import ConfigError
+
+try:
+    from mmengine.runner import FlexibleRunner
+except ImportError:  # mmengine < 0.8.4 with torch < 2.0
+    FlexibleRunner = Runner
+
+# Top-level keys that mean something although no Runner takes them as an argument.
+TOOL_KEYS = ('activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports',
+             'efficient_conv_bn_eval', 'env_cfg', 'find_unused_parameters', 'model_wrapper_cfg',
+             'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def known_keys() -> List[str]:
+    """The top-level config keys that a Runner or the tools read."""
+    names = set(TOOL_KEYS)
+    for runner in (Runner, FlexibleRunner):
+        names.update(inspect.signature(runner.__init__).parameters)
+    return sorted(names - {'self', 'cfg'})
+
+
+def load_config(path: str) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        Config: The config, bases merged and ``custom_imports`` imported.
+
+    Raises:
+        ConfigError: If the file or one of its bases isn't there, or isn't a config by its name.
+    """
+    if not osp.isfile(path):
+        folder, name = osp.split(path)
+        raise ConfigError(f'config: no such file: {path!r}' + _suggest_file(folder, name))
+    if not path.endswith(('.py', '.json', '.yaml', '.yml')):
+        raise ConfigError(f'config: {path!r} is no .py, .json, .yaml or .yml file')
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f'config: {path!r} inherits from a file that is not there: {error}')
+
+
+def _suggest_file(folder: str, name: str) -> str:
+    try:
+        names = os.listdir(folder or '.')
+    except OSError:
+        return ''
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.75)
+    return '; did you mean ' + ' or '.join(osp.join(folder, n) for n in near) + '?' if near else ''
+
+
+def merge_cfg_options(cfg: Config, options: dict) -> None:
+    """Merge ``--cfg-options`` into a config.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        options (dict): Values by dotted key.
+
+    Raises:
+        ConfigError: If a key starts a tree that nothing reads (a misspelt ``train_dataloder``),
+            or doesn't fit the structure of the config.
+    """
+    known = known_keys()
+    readable = sorted(set(known) | set(cfg.keys()))
+    for option in options:
+        top = option.split('.')[0]
+        if top not in readable:
+            near = difflib.get_close_matches(top, readable, n=1)
+            hint = (f'; did you mean {near[0] + option[len(top):]}?' if near else
+                    ', and it is no key of the Runner either')
+            raise ConfigError(f'--cfg-options {option}: the config has no {top!r}{hint}')
+    for option, value in options.items():
+        if option in cfg and option not in known:
+            _note_plain_variable(cfg, option, value)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        text = error.args[0] if error.args else error
+        raise ConfigError(f'--cfg-options {" ".join(options)}: does not fit the config: {text}')
+
+
+def _note_plain_variable(cfg: Config, name: str, value: Any) -> None:
+    # `data_root = ...; dataset = dict(data_root=data_root)`: once the file is read, the copies are
+    # on their own, and an option that sets the variable changes nothing. A silent trap.
+    old = cfg[name]
+    copies = []
+    if isinstance(old, str) and len(old) > 2 and value != old:
+        copies = [key for key, leaf in _iter_leaves(cfg)
+                  if key != name and isinstance(leaf, str) and leaf.startswith(old)]
+    where = (': ' + ', '.join(copies)) if copies else ''
+    print(
+        f'note: --cfg-options {name}: a variable of the config file; keys that were computed from '
+        f'it keep their values{where}. Set those keys themselves.',
+        file=sys.stderr)
+
+
+def _iter_leaves(cfg: Any, prefix: str = '') -> Iterator[Tuple[str, Any]]:
+    items: Iterable = ()
+    if isinstance(cfg, (dict, Config)):
+        items = cfg.items()
+    elif isinstance(cfg, (list, tuple)):
+        items = enumerate(cfg)
+    else:
+        yield prefix, cfg
+    for key, value in items:
+        yield from _iter_leaves(value, f'{prefix}.{key}' if prefix else str(key))
+
+
+def _set_work_dir(cfg: Config, args) -> None:
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        stem = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('./work_dirs', stem)
+
+
+def _set_dataloaders(cfg: Config, args, keys: Tuple[str, ...]) -> None:
+    get_scope(cfg).set_dataloader_defaults(cfg, keys)
+    for key in keys:
+        if isinstance(cfg.get(key), dict):
+            if args.no_pin_memory:
+                cfg[key].pin_memory = False
+            if getattr(args, 'no_persistent_workers', False):
+                cfg[key].persistent_workers = False
+
+
+def _drop_workers_options(cfg: Config, keys: Tuple[str, ...]) -> None:
+    # torch refuses persistent_workers and prefetch_factor when there are no workers, so that
+    # `train_dataloader.num_workers=0` alone would fail with most configs.
+    for key in keys:
+        loader = cfg.get(key)
+        if isinstance(loader, dict) and not loader.get('num_workers', 0):
+            if loader.get('persistent_workers'):
+                loader.persistent_workers = False
+            loader.pop('prefetch_factor', None)
+
+
+def build_train_cfg(cfg: Config, args) -> Config:
+    """Apply the options of ``tools/train.py`` to a config.
+
+    ``--cfg-options`` come after all other options but one: ``--resume`` decides by itself what is
+    loaded, so that a command that sets ``load_from`` can be repeated with ``--resume`` added.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        args (argparse.Namespace): What :func:`parse_train_args` gave.
+
+    Returns:
+        Config: ``cfg``.
+
+    Raises:
+        ConfigError: If an option doesn't fit the config.
+    """
+    cfg.launcher = args.launcher
+    _set_work_dir(cfg, args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        _enable_amp(cfg)
+    if args.auto_scale_lr:
+        cfg.auto_scale_lr = {**(cfg.get('auto_scale_lr') or {}), 'enable': True}
+    _set_dataloaders(cfg, args, DATALOADERS)
+
+    if args.cfg_options:
+        merge_cfg_options(cfg, args.cfg_options)
+
+    _set_resume(cfg, args.resume)
+    _drop_workers_options(cfg, DATALOADERS)
+    scale = cfg.get('auto_scale_lr') or {}
+    if scale.get('enable') and not scale.get('base_batch_size'):
+        raise ConfigError(
+            '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size, the total batch '
+            'size that its learning rate is meant for; give it, for example '
+            '--cfg-options auto_scale_lr.base_batch_size=16')
+    return cfg
+
+
+def _enable_amp(cfg: Config) -> None:
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is None:
+        raise ConfigError('--amp: the config has no optim_wrapper')
+    kind = type_name(wrapper) or 'OptimWrapper'
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ConfigError(
+            f'--amp: it replaces an optim_wrapper of type OptimWrapper, but the config has {kind}')
+    wrapper.type = 'AmpOptimWrapper'
+    wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def _set_resume(cfg: Config, resume) -> None:
+    if resume is None:
+        return
+    if resume != 'auto':
+        cfg.resume, cfg.load_from = True, resume
+        return
+    # mmengine would forget load_from even if there is nothing to resume from, and train from
+    # random weights; a job that is always started with --resume must start from its pretrained
+    # weights the first time.
+    latest = None
+    if osp.isfile(osp.join(cfg.work_dir, 'last_checkpoint')):
+        latest = find_latest_checkpoint(cfg.work_dir)
+    cfg.resume = latest is not None
+    if latest:
+        cfg.load_from = None
+
+
+def build_test_cfg(cfg: Config, args) -> Config:
+    """Apply the options of ``tools/test.py`` to a config, ``--cfg-options`` last.
+
+    All but ``--tta`` and ``--out``, which change its structure: :func:`wrap_test_cfg` applies them.
+
+    Args:
+        cfg (Config): The config, changed in place.
+        args (argparse.Namespace): What :func:`parse_test_args` gave.
+
+    Returns:
+        Config: ``cfg``.
+
+    Raises:
+        ConfigError: If an option doesn't fit the config.
+    """
+    cfg.launcher = args.launcher
+    _set_work_dir(cfg, args)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.amp:
+        cfg.test_cfg = {**(cfg.get('test_cfg') or {}), 'fp16': True}
+    if args.show or args.show_dir:
+        get_scope(cfg).enable_visualization(cfg, args)
+    _set_dataloaders(cfg, args, ('test_dataloader',))
+
+    if args.cfg_options:
+        merge_cfg_options(cfg, args.cfg_options)
+
+    _drop_workers_options(cfg, ('test_dataloader',))
+    for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'the config has no {key}: there is nothing to test')
+    return cfg
+
+
+def wrap_test_cfg(cfg: Config, args) -> Config:
+    """Apply ``--tta``, which wraps the model, and ``--out``, which adds a metric.
+
+    They come after ``--cfg-options`` and after the checks of the data, so that ``model.`` and
+    ``test_evaluator.`` mean what the config file calls so, in options and in messages.
+
+    Args:
+        cfg (Config): What :func:`build_test_cfg` gave, changed in place.
+        args (argparse.Namespace): What :func:`parse_test_args` gave.
+
+    Returns:
+        Config: ``cfg``.
+
+    Raises:
+        ConfigError: If the model can't be augmented, or the predictions not be saved so.
+    """
+    scope = get_scope(cfg)
+    if args.out and args.out_item != 'metrics':
+        scope.dump(cfg, args.out)
+    if args.tta:
+        scope.enable_tta(cfg)
+    return cfg

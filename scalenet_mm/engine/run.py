@@ -1,0 +1,136 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do."""
+import json
+import os
+import sys
+import time
+from importlib import metadata
+from typing import Callable, Dict, Optional, Sequence
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from scalenet_mm.engine.arguments import parse_test_args, parse_train_args
+from scalenet_mm.engine.distributed import is_local_main, setup_distributed, shutdown_distributed
+from scalenet_mm.engine.options import build_test_cfg, build_train_cfg, load_config, wrap_test_cfg
+from scalenet_mm.engine.preflight import check_test, check_train
+from scalenet_mm.engine.scopes import get_scope
+from scalenet_mm.errors import ScaleNetError
+from scalenet_mm.version import __version__
+
+GRACE_SECONDS = 10
+
+
+def describe_versions(cfg: Config) -> str:
+    """One line: the versions of the package, torch, mmengine and the config's toolbox."""
+    scope = get_scope(cfg)
+    version = ''
+    for distribution in scope.distributions:
+        try:
+            version = ' ' + metadata.version(distribution)
+            break
+        except metadata.PackageNotFoundError:
+            continue
+    return (f'scalenet_mm {__version__} | torch {torch.__version__} | '
+            f'mmengine {mmengine.__version__} | scope {scope.name}{version}')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the config's Runner, of the class that ``runner_type`` names if it does."""
+    if get_scope(cfg).name == 'mmdet':
+        # mmdet's tools do so: its dynamic shapes overflow the default cache of torch.compile.
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+        setup_cache_size_limit_of_dynamo()
+    if cfg.get('runner_type') is None:
+        return Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg)
+
+
+def _announce(cfg: Config) -> None:
+    if is_local_main():
+        print(describe_versions(cfg), flush=True)
+
+
+def train(argv: Optional[Sequence[str]] = None) -> None:
+    """Train, as the command line says.
+
+    Args:
+        argv (Sequence[str], optional): The words after the program's name. Defaults to None,
+            which means ``sys.argv[1:]``.
+
+    Raises:
+        ScaleNetError: If it is known before training that it would fail.
+    """
+    args = parse_train_args(argv)
+    cfg = load_config(args.config)
+    _announce(cfg)
+    cfg = build_train_cfg(cfg, args)
+    check_train(cfg)
+    setup_distributed(cfg)
+    build_runner(cfg).train()
+
+
+def test(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
+    """Test, as the command line says.
+
+    Args:
+        argv (Sequence[str], optional): The words after the program's name. Defaults to None,
+            which means ``sys.argv[1:]``.
+
+    Returns:
+        dict[str, float]: The metrics.
+
+    Raises:
+        ScaleNetError: If it is known before the test that it would fail.
+    """
+    args = parse_test_args(argv)
+    cfg = load_config(args.config)
+    _announce(cfg)
+    cfg = build_test_cfg(cfg, args)
+    check_test(cfg)
+    cfg = wrap_test_cfg(cfg, args)
+    setup_distributed(cfg)
+    metrics = build_runner(cfg).test()
+    if args.out and args.out_item == 'metrics' and mmengine.dist.is_main_process():
+        mmengine.dump(metrics, args.out)
+    return metrics
+
+
+def _report(error: ScaleNetError) -> None:
+    """Print an error once, not once a process.
+
+    What fails, nearly always fails in all processes alike. The first of each machine speaks (a path
+    may be missing on one machine alone), and when it ends, the launcher stops the others: they
+    wait for that. One that is still there afterwards is the only one with this error.
+    """
+    who = ''
+    if not is_local_main():
+        time.sleep(GRACE_SECONDS)
+        who = f' (rank {os.environ.get("RANK", "?")})'
+    print(f'error{who}: {error}', file=sys.stderr, flush=True)
+    # torchrun closes with a page about its own processes; there it quotes this file.
+    error_file = os.environ.get('TORCHELASTIC_ERROR_FILE')
+    if error_file:
+        with open(error_file, 'w') as file:
+            json.dump(dict(message=f'error: {error}', timestamp=int(time.time())), file)
+
+
+def run_cli(command: Callable[[], object]) -> int:
+    """Run a command; an anticipated error is one message, any other keeps its traceback.
+
+    Args:
+        command (callable): :func:`train` or :func:`test`.
+
+    Returns:
+        int: The exit status: 0, or 2 after an anticipated error.
+    """
+    try:
+        command()
+    except ScaleNetError as error:
+        _report(error)
+        return 2
+    # Not after an error: the group's end would wait for processes that are still at work.
+    shutdown_distributed()
+    return 0
