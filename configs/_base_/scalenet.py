@@ -1,0 +1,2 @@
+# Registers ScaleNetSwin, ScaleNetViT, AdapterInjectionHook and the rest with all toolboxes.
+custom_imports = dict(imports=['scalenet_mm'])

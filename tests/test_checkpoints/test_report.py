@@ -1,0 +1,96 @@
+"""The comparison of a file with a model, and the line that tells of it."""
+import pytest
+import torch
+
+from scalenet_mm.checkpoints import LoadReport
+from scalenet_mm.checkpoints.report import compare, list_prefixes
+from scalenet_mm.errors import CheckpointError
+
+
+def run(model, given, prefix=''):
+    return compare('file.pth', 'OpenMMLab', model.state_dict(), given, prefix,
+                   list_prefixes(model))
+
+
+def test_everything_matches(vit):
+    model = vit()
+    report = run(model, model.state_dict())
+    assert report.matched == list(model.state_dict())
+    assert str(report) == (f'Loaded file.pth (OpenMMLab): {len(report.matched)} tensors matched; '
+                           'initialised: none; ignored: none')
+
+
+def test_what_is_ignored_is_grouped():
+    report = LoadReport('a.pth', 'official', ['x'], {'of the head': ['h', 'i']}, [], [
+        f'{part}.{i}.{p}' for part in ('a', 'b') for i in range(4) for p in ('weight', 'bias')])
+    assert str(report) == (
+        'Loaded a.pth (official): 1 tensors matched; initialised: 2 of the head; ignored: '
+        'a.0 (2), a.1 (2), a.2 (2), a.3 (2), b.0 (2), b.1 (2), ...')
+
+
+def test_output_norms_may_come_and_go(swin):
+    """A classifier has one, a detector one a stage."""
+    classifier, detector = swin(), swin(out_indices=(0, 1))
+    report = run(detector, classifier.state_dict())
+    assert report.initialised == {'norms of outputs': ['norm0.weight', 'norm0.bias']}
+    report = run(classifier, detector.state_dict())
+    assert report.ignored == ['norm0.weight', 'norm0.bias'] and not report.initialised
+
+
+def test_derived_tensors_are_no_matter(swin):
+    model = swin()
+    given = {k: v for k, v in model.state_dict().items() if 'position_index' not in k}
+    given['stages.0.blocks.1.attn_mask'] = torch.ones(1)
+    report = run(model, given)
+    assert not report.initialised and not report.ignored
+
+
+def test_adapters_come_with_the_first_growth(vit):
+    model = vit(growth=dict(start='identity'), adjustment='paper')
+    report = run(model, vit().state_dict())
+    assert set(report.initialised) == {"norms of repeats (copies of their source's)",
+                                       'adapters, LoRA or gains'}
+    assert sum(map(len, report.initialised.values())) + len(report.matched) == len(
+        model.state_dict())
+
+
+def test_more_times_are_no_partial_file(vit):
+    report = run(vit(growth=dict(times=3), adjustment='paper'),
+                 vit(growth=dict(), adjustment='paper').state_dict())
+    assert all('_r2' in key for keys in report.initialised.values() for key in keys)
+
+
+@pytest.mark.parametrize('lost', ['layers.0_r1.ln2.bias', 'layers.0_r1.ffn.layers.1.adapter_down',
+                                  'layers.2.ffn.layers.0.0.adapter_up'])
+def test_a_part_of_a_block_is_an_error(lost, vit):
+    model = vit(growth=dict(), adjustment='paper')
+    given = dict(model.state_dict())
+    del given[lost]
+    with pytest.raises(CheckpointError, match=f'file.pth is of another.*{lost} is missing'):
+        run(model, given)
+
+
+def test_the_same_under_a_prefix(vit):
+    model = torch.nn.ModuleDict(dict(backbone=vit(growth=dict(), adjustment='paper'),
+                                     head=torch.nn.Linear(2, 2)))
+    given = dict(model.state_dict())
+    assert not run(model, given, 'backbone.').initialised
+    del given['head.bias']
+    assert run(model, given, 'backbone.').initialised == {'of the head': ['head.bias']}
+    given['head.weight'] = torch.ones(3, 2)
+    assert run(model, given, 'backbone.').resized == ['head.weight (3, 2) -> (2, 2)']
+    del given['backbone.layers.1_r1.ln1.weight']
+    with pytest.raises(CheckpointError, match='layers.1_r1.ln1.weight is missing'):
+        run(model, given, 'backbone.')
+
+
+def test_many_problems_are_counted(vit):
+    deep = vit(arch=dict(embed_dims=24, num_layers=5, num_heads=2, feedforward_channels=48))
+    with pytest.raises(CheckpointError, match='layers.3.ln1.weight is missing.* and 20 more'):
+        run(deep, vit().state_dict())
+
+
+def test_nothing_matches(vit):
+    with pytest.raises(CheckpointError, match='fits the model in no tensor: it names x, the model '
+                       'cls_token, pos_embed'):
+        run(vit(), {'x': torch.ones(1)})
