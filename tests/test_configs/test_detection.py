@@ -91,3 +91,16 @@ def test_another_detector_by_inheritance():
     with torch.no_grad():
         outs = model(torch.randn(1, 3, 64, 96), mode='tensor')
     assert len(outs[0]) == 5
+
+
+def test_the_documented_task_config(tmp_path):
+    """The config of docs/your_own_task.md for a data set of two classes."""
+    docs = (CONFIGS.parent / 'docs' / 'your_own_task.md').read_text()
+    block = next(b.split('```')[0] for b in docs.split('```python\n')[1:] if 'data/mine' in b)
+    path = tmp_path / 'mine.py'
+    path.write_text(block.replace("'./maskrcnn", f"'{CONFIGS}/maskrcnn"))
+    cfg, model = build(path)
+    apply_freezing(model, cfg.custom_hooks[0]['freeze'])
+    assert model.roi_head.mask_head.conv_logits.weight.requires_grad
+    assert model.roi_head.bbox_head.fc_cls.out_features == 3
+    assert cfg.model.backbone.growth.start == 'identity'
