@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from ..growth import growth_of, is_norm
+from ..growth import growth_of, is_norm, shared_parameters
 from ..growth.adjustment import kinds_of
 from ..growth.freezing import final_module_names
 from ..growth.layer_map import LayerMap
@@ -15,6 +15,7 @@ class ParameterCount:
 
     Args:
         total (int): All.
+        shared (int): Those that more than one block uses.
         added (int): Those that growth added: adapters, gains, and all that repeats own.
         adapters (int): Adapters and LoRA, a part of the added.
         gains (int): Gains, a part of the added.
@@ -23,6 +24,7 @@ class ParameterCount:
         trainable (int): Those that train.
     """
     total: int = 0
+    shared: int = 0
     added: int = 0
     adapters: int = 0
     gains: int = 0
@@ -40,6 +42,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         ParameterCount: The numbers.
     """
     count = ParameterCount()
+    count.shared = sum(parameter.numel() for parameter in shared_parameters(model))
     kinds = kinds_of(model, is_norm)
     of_repeats = tuple(
         f'{prefix}.{name}.' if prefix else f'{name}.' for prefix, _, layer_map in growth_of(model)
@@ -73,8 +76,8 @@ def parameter_table(model: nn.Module) -> str:
         model (nn.Module): The whole model.
 
     Returns:
-        str: Blocks of each list; parameters in all, added and trainable, for the backbone and the
-        rest; the modules outside of the backbone that train.
+        str: Blocks of each list; parameters in all, shared, added and trainable, of the backbone
+        and of the model; the modules outside of the backbone that train.
     """
     lines = ['', 'grown lists of blocks:']
     for name, _, layer_map in growth_of(model):
@@ -87,7 +90,7 @@ def parameter_table(model: nn.Module) -> str:
     backbone = getattr(model, 'backbone', None)
     if backbone is not None:
         parts = {'backbone': backbone, 'model': model}
-    header = ('total', 'added', 'adapters', 'gains', 'repeats', 'trainable')
+    header = ('total', 'shared', 'added', 'adapters', 'gains', 'repeats', 'trainable')
     lines.append(f'{"parameters":<12}' + ''.join(f'{h:>13}' for h in header))
     for name, part in parts.items():
         count = count_parameters(part)

@@ -70,6 +70,7 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
     problems = []
     of_backbone = [k for k in given if k.startswith(backbone_prefix)]
     plain = not any(_INCREMENT.match(k) for k in of_backbone)
+    ungrown = not any(_REPEAT.match(k) for k in of_backbone)
     for key, value in wanted.items():
         bare = key[len(backbone_prefix):] if key.startswith(backbone_prefix) else None
         if key in given:
@@ -85,14 +86,18 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
         elif bare is None:
             report.initialised.setdefault('of the head', []).append(key)
         elif _REPEAT.match(key) and not _INCREMENT.match(key):
-            report.initialised.setdefault("norms of repeats (copies of their source's)",
-                                          []).append(key)
+            report.initialised.setdefault(
+                "norms of repeats (copies of their source's last instance)", []).append(key)
             if _holds_block(key, of_backbone, lists):
                 problems.append(f'{bare} is missing, though the file holds other tensors of that '
                                 'repeat')
         elif _INCREMENT.match(key):
-            report.initialised.setdefault('adapters, LoRA or gains', []).append(key)
-            if not plain and not _absent_as_a_whole(key, of_backbone, lists):
+            copied = not plain and _REPEAT.match(key) and not key.endswith(f'.{GAIN_NAME}')
+            report.initialised.setdefault(
+                "adapters or LoRA of repeats (copies of their source's last instance)"
+                if copied else 'adapters, LoRA or gains', []).append(key)
+            if not plain and not _absent_as_a_whole(key, of_backbone, lists) \
+                    and not (ungrown and key.endswith(f'.{GAIN_NAME}')):
                 problems.append(f'{bare} is missing, though the file is of a grown model')
         elif _OPTIONAL.match(bare):
             report.initialised.setdefault('norms of outputs', []).append(key)

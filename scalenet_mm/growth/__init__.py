@@ -7,12 +7,12 @@ from .drop_path import get_drop_path_rate, set_drop_path_rates
 from .freezing import PRESETS, FreezeRule, apply_freezing, frozen_batchnorms, resolve_rules
 from .grow import GrowthSpec, check_targets_called, grow, grow_stages, growth_of, is_grown
 from .layer_map import LayerMap, make_layer_map
-from .sharing import check_ties, is_norm, tied_modules
+from .sharing import check_ties, is_norm, shared_parameters, tied_modules
 
 __all__ = [
     'AdjustmentSpec', 'FreezeRule', 'GrowthSpec', 'LayerMap', 'PRESETS', 'adjust_linears',
     'adjusted_linears', 'apply_freezing', 'check_targets_called', 'check_ties',
-    'frozen_batchnorms', 'get_drop_path_rate', 'grow', 'grow_stages',
-    'growth_of', 'is_grown', 'is_norm',
-    'make_layer_map', 'resolve_rules', 'set_drop_path_rates', 'set_gains', 'tied_modules'
+    'frozen_batchnorms', 'get_drop_path_rate', 'grow', 'grow_stages', 'growth_of', 'is_grown',
+    'is_norm', 'make_layer_map', 'resolve_rules', 'set_drop_path_rates', 'set_gains',
+    'shared_parameters', 'tied_modules'
 ]

@@ -312,6 +312,7 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
     - A repeat that the checkpoint does not hold at all gets, for its norms, adapters and LoRA,
       those of its source's last instance that it does hold; gains stay at their start.
     - If the checkpoint holds no adapters, LoRA or gains for the list, they stay as they are.
+    - If it holds no repeats, gains that it lacks stay as they are: it is of an ungrown model.
 
     A checkpoint that holds a part of them is left as it is, so that a strict load names what is
     missing.
@@ -328,6 +329,8 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
         return
     plain = not any(k.rsplit('.', 1)[-1] in (*ADAPTER_NAMES, GAIN_NAME) for k in state)
 
+    ungrown = present <= {str(source) for source in layer_map.sources}
+
     last_present = {}
     for name, source, block in zip(layer_map.names, layer_map.sources, blocks):
         if name in present:
@@ -339,9 +342,9 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
                 if donor + key in state and not key.endswith(f'.{GAIN_NAME}'):
                     # a copy: load_state_dict(assign=True) would tie the two for good
                     state_dict[f'{prefix}{name}.{key}'] = state[donor + key].clone()
-        if plain or name not in present:
-            parameters = dict(block.named_parameters())
-            for key in increments(block):
+        parameters = dict(block.named_parameters())
+        for key in increments(block):
+            if plain or name not in present or (ungrown and key.endswith(f'.{GAIN_NAME}')):
                 state_dict.setdefault(f'{prefix}{name}.{key}', parameters[key].detach().clone())
 
 

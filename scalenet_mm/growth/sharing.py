@@ -146,6 +146,18 @@ def tied_modules(model: nn.Module) -> Iterator:
             yield name, module, module._source[0]
 
 
+def shared_parameters(model: nn.Module) -> list:
+    """list[nn.Parameter]: The parameters that more than one block of a model uses, each once."""
+    shared = {}
+    for _, module, source in tied_modules(model):
+        names = {n for behaviour, tied in module._recipe[1] if behaviour is Tied for n in tied}
+        for name in names:
+            tensor = getattr(source, name)
+            if isinstance(tensor, nn.Parameter):
+                shared[id(tensor)] = tensor
+    return list(shared.values())
+
+
 def check_ties(model: nn.Module) -> None:
     """Check that every tied module still reads from a module of the same model.
 

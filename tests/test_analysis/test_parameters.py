@@ -11,6 +11,7 @@ DIM = 192
 BASE = 5_717_416
 BLOCK = 12 * DIM**2 + 9 * DIM + 4 * DIM  # weights, biases, norms
 NORMS = 4 * DIM  # of one block
+SHARED = BLOCK - NORMS  # what a repeat uses of its source
 ADAPTERS = 10 * DIM * 16
 GAINS = 2 * DIM
 
@@ -34,15 +35,17 @@ class Classifier(nn.Module):
 @pytest.mark.parametrize('growth, adjustment, expected', [
     (None, None, dict()),
     (None, {}, dict(adapters=12 * ADAPTERS)),
-    ({}, {}, dict(adapters=24 * ADAPTERS, repeats=12 * NORMS)),
+    ({}, {}, dict(shared=12 * SHARED, adapters=24 * ADAPTERS, repeats=12 * NORMS)),
     (dict(blocks=(0, 1), times=3), dict(scope='shared'),
-     dict(adapters=6 * ADAPTERS, repeats=4 * NORMS)),
-    (dict(blocks=(3, ), start='identity'), None, dict(gains=2 * GAINS, repeats=NORMS)),
+     dict(shared=2 * SHARED, adapters=6 * ADAPTERS, repeats=4 * NORMS)),
+    (dict(blocks=(3, ), start='identity'), None,
+     dict(shared=SHARED, gains=2 * GAINS, repeats=NORMS)),
     (dict(blocks=(-1, ), share='none'), {}, dict(adapters=13 * ADAPTERS, repeats=BLOCK)),
-    (dict(share='all'), dict(type='LoRA', rank=8), dict(adapters=24 * 16 * DIM * 8)),
+    (dict(share='all'), dict(type='LoRA', rank=8),
+     dict(shared=12 * BLOCK, adapters=24 * 16 * DIM * 8)),
 ])
 def test_counts_by_hand(growth, adjustment, expected):
-    added = sum(expected.values())
+    added = sum(n for name, n in expected.items() if name != 'shared')
     assert count_parameters(deit(growth, adjustment)) == ParameterCount(
         total=BASE + added, added=added, trainable=BASE + added, **expected)
 
@@ -80,8 +83,9 @@ def test_table():
     added = adapters + gains + repeats
     norms = 12 * NORMS + 2 * DIM  # of the originals, and the last one
     assert rows(table) == {
-        'backbone': [BASE + added, added, adapters, gains, repeats, added + norms],
-        'model': [BASE + added + 25, added, adapters, gains, repeats, added + norms + 16],
+        'backbone': [BASE + added, 12 * SHARED, added, adapters, gains, repeats, added + norms],
+        'model': [BASE + added + 25, 12 * SHARED, added, adapters, gains, repeats,
+                  added + norms + 16],
     }
     assert '12 -> 24   0 0_r1 1 1_r1 2 2_r1 ... 10_r1 11 11_r1' in table
     assert 'backbone.blocks' in table
@@ -91,8 +95,8 @@ def test_table():
 def test_table_of_a_short_list_and_of_nothing():
     blocks = grow(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), make_layer_map(2, 'stack'))
     table = parameter_table(nn.Sequential(blocks))
-    assert '2 -> 4   0 1 0_r1 1_r1' in table and rows(table) == {'model': [12, 0, 0, 0, 0, 12]}
+    assert '2 -> 4   0 1 0_r1 1_r1' in table and rows(table) == {'model': [12, 12, 0, 0, 0, 0, 12]}
     table = parameter_table(nn.Linear(2, 2))
-    assert 'none' in table and rows(table) == {'model': [6, 0, 0, 0, 0, 6]}
+    assert 'none' in table and rows(table) == {'model': [6, 0, 0, 0, 0, 0, 6]}
     model = Classifier(nn.Linear(2, 2)).requires_grad_(False)
     assert parameter_table(model).endswith('training outside of the backbone: nothing')

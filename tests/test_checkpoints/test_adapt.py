@@ -124,7 +124,8 @@ def test_a_stock_backbone_grown_in_place(randomise):
     checkpoint = dict(state_dict=dict(make(False).state_dict()))
     model = make(True)
     report = adapt_checkpoint(model, checkpoint, 'stock.pth')
-    assert len(report.initialised["norms of repeats (copies of their source's)"]) == 12
+    label = "norms of repeats (copies of their source's last instance)"
+    assert len(report.initialised[label]) == 12
     _load_checkpoint_to_model(model, checkpoint, strict=False)
     for i in range(3):
         assert torch.equal(model.backbone.get_parameter(f'layers.{i}_r1.ln1.weight'),

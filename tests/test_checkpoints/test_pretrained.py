@@ -89,7 +89,7 @@ def test_a_repeat_takes_the_norms_of_its_source(vit, tmp_path):
     for i in range(3):
         assert torch.equal(model.get_parameter(f'layers.{i}_r1.ln2.bias'),
                            source.get_parameter(f'layers.{i}.ln2.bias'))
-    assert list(report.initialised) == ["norms of repeats (copies of their source's)"]
+    assert list(report.initialised) == ["norms of repeats (copies of their source's last instance)"]
     assert '12 norms of repeats' in str(report)
 
 
@@ -256,7 +256,7 @@ def test_one_line_says_what_happened(vit, formats, tmp_path, monkeypatch):
     assert '\n' not in line
     count = len(vit().state_dict())
     assert line.startswith(f'Loaded {path} (mmseg): {count} tensors matched; initialised: ')
-    assert "12 norms of repeats (copies of their source's)" in line
+    assert "12 norms of repeats (copies of their source's last instance)" in line
     # 6 blocks: two adapters of two parameters each, two gains
     assert f'{6 * 6} adapters, LoRA or gains' in line
     assert 'ignored: none' in line

@@ -48,7 +48,7 @@ def test_derived_tensors_are_no_matter(swin):
 def test_adapters_come_with_the_first_growth(vit):
     model = vit(growth=dict(start='identity'), adjustment='paper')
     report = run(model, vit().state_dict())
-    assert set(report.initialised) == {"norms of repeats (copies of their source's)",
+    assert set(report.initialised) == {"norms of repeats (copies of their source's last instance)",
                                        'adapters, LoRA or gains'}
     assert sum(map(len, report.initialised.values())) + len(report.matched) == len(
         model.state_dict())

@@ -290,3 +290,19 @@ class TestCheckTargetsCalled:
         with pytest.raises(ZeroDivisionError):
             check_targets_called(blocks, lambda: 1 / 0)
         assert not any(m._forward_hooks for m in blocks.modules())
+
+
+def test_an_ungrown_file_with_adapters_grows_into_gains():
+    """Adapters trained on the ungrown model, then grown from an identity: gains are filled in."""
+    plain = grown_list(times=1, adjustment=dict(rank=2))
+    for name, parameter in plain.named_parameters():
+        if name.endswith('adapter_up'):
+            nn.init.normal_(parameter)
+    grown = grown_list(growth=IDENTITY, adjustment=dict(rank=2))
+    x = tokens()
+    assert not torch.equal(run(grown, x), run(plain, x))
+    grown.load_state_dict(plain.state_dict(), strict=True)
+    assert torch.equal(run(grown, x), run(plain, x))
+    # a file of a grown model with another start, though, is a partial one
+    with pytest.raises(RuntimeError, match='gain'):
+        grown.load_state_dict(grown_list(adjustment=dict(rank=2)).state_dict(), strict=True)
