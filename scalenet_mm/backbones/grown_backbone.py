@@ -17,6 +17,7 @@ from ..growth import (
     is_norm,
     set_drop_path_rates,
 )
+from .base import UNSET
 from .scalenet_swin import ScaleNetSwin
 from .scalenet_vit import ScaleNetViT
 
@@ -90,12 +91,15 @@ def grow_backbone(backbone: nn.Module,
         nn.Module: ``backbone`` itself.
 
     Raises:
-        GrowthError: If it cannot be grown as asked.
+        GrowthError: If it cannot be grown as asked. What only the second run shows (a layer that
+            is not called, a start that is no identity) is found on the grown backbone: build
+            it anew then.
     """
     found = find_block_lists(backbone, targets)
     if any(is_grown(blocks) for _, blocks in found):
         raise GrowthError(f'{type(backbone).__name__} is grown already')
     lists = [blocks for _, blocks in found]
+    grown_by = dict(growth=growth, adjustment=adjustment, targets=targets)
     if growth == 'paper':
         growth = {}
     if isinstance(growth, dict):
@@ -114,6 +118,7 @@ def grow_backbone(backbone: nn.Module,
         backbone.out_indices = type(backbone.out_indices)(
             maps[0].output_position(i % maps[0].base_depth) for i in backbone.out_indices)
     backbone.growth, backbone.adjustment, backbone.layer_maps = growth, adjustment, maps
+    backbone.grown_by = grown_by  # as it was asked for
     if probe and before is not None:
         check_targets_called(backbone, lambda: _run_probe(backbone))
         after = _run_probe(backbone)
@@ -134,7 +139,8 @@ def _run_probe(backbone):
     image = torch.randn(1, weight.shape[1], *_probe_size(backbone), generator=generator)
     modes = [(m, m.training) for m in backbone.modules()]
     # fresh norms have no bias; a norm behind a branch would hide there what it does later
-    biases = [m.bias for m in backbone.modules() if is_norm(m) and m.bias is not None]
+    norms = [m for m in backbone.modules() if is_norm(m)]
+    biases = [m.bias for m in norms if getattr(m, 'bias', None) is not None]
     kept = [bias.detach().clone() for bias in biases]
     for module, _ in modes:
         module.training = False
@@ -174,7 +180,7 @@ def build_grown_backbone(base: dict,
                          growth: Union[str, dict, None] = 'paper',
                          adjustment: Union[str, dict, None] = 'paper',
                          targets: Union[str, Sequence, None] = None,
-                         init_cfg: Optional[dict] = None) -> nn.Module:
+                         init_cfg: Optional[dict] = UNSET) -> nn.Module:
     """Build a stock backbone and grow it, from a config alone.
 
     What :class:`AdapterInjectionHook` does to a stock model is written into the config as this,
@@ -186,12 +192,12 @@ def build_grown_backbone(base: dict,
         growth (str | dict | None): See :func:`grow_backbone`. Defaults to 'paper'.
         adjustment (str | dict | None): See :func:`grow_backbone`. Defaults to 'paper'.
         targets (str | Sequence[str], optional): See :func:`grow_backbone`. Defaults to None.
-        init_cfg (dict, optional): Takes the place of the base's. Defaults to None.
+        init_cfg (dict, optional): Takes the place of the base's if it is given, also as None.
 
     Returns:
         nn.Module: The grown backbone.
     """
     base = dict(base)
-    if init_cfg is not None:
+    if init_cfg is not UNSET:
         base['init_cfg'] = init_cfg
     return grow_backbone(MODELS.build(base), growth, adjustment, targets)

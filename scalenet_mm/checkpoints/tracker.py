@@ -1,4 +1,6 @@
 """Which parameters of a model came from a file."""
+import re
+
 import torch.nn as nn
 
 from ..errors import CheckpointError
@@ -14,6 +16,7 @@ class LoadTracker:
     """
 
     def __init__(self, model: nn.Module):
+        self.model = model
         # a parameter's place and not the parameter: load_state_dict(assign=True) replaces it
         self.loaded = set()
         self._handles = [
@@ -58,8 +61,10 @@ class LoadTracker:
             return
         modules = sorted({name.rsplit('.', 1)[0] for name in random})
         shown = ', '.join(modules[:4]) + (', ...' if len(modules) > 4 else '')
+        rules = ', '.join(f"dict(train=r'{re.escape(name)}')" for name in modules[:4])
+        rules += ', ...' if len(modules) > 4 else ''
         raise CheckpointError(
             f'{len(random)} parameters are frozen but came from no checkpoint, so they would stay '
             f'random: {shown}. Either name a checkpoint that holds them (load_from=...), or let '
-            f"them train by a further rule: freeze=[..., dict(train=r'{modules[0]}')]. If they are "
-            'meant to be random, set require_loaded=False in the AdapterInjectionHook')
+            f'them train by further rules: freeze=[..., {rules}]. If they are meant to be random, '
+            'set require_loaded=False in the AdapterInjectionHook')

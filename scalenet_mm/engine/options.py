@@ -223,6 +223,8 @@ def _set_resume(cfg: Config, resume) -> None:
 def build_test_cfg(cfg: Config, args) -> Config:
     """Apply the options of ``tools/test.py`` to a config, ``--cfg-options`` last.
 
+    The checkpoint of the command line is the one that is tested, whatever they say.
+
     All but ``--tta`` and ``--out``, which change its structure: :func:`wrap_test_cfg` applies them.
 
     Args:
@@ -237,7 +239,6 @@ def build_test_cfg(cfg: Config, args) -> Config:
     """
     cfg.launcher = args.launcher
     _set_work_dir(cfg, args)
-    cfg.load_from, cfg.resume = args.checkpoint, False
     if args.amp:
         cfg.test_cfg = {**(cfg.get('test_cfg') or {}), 'fp16': True}
     if args.show or args.show_dir:
@@ -246,6 +247,8 @@ def build_test_cfg(cfg: Config, args) -> Config:
 
     if args.cfg_options:
         merge_cfg_options(cfg, args.cfg_options)
+    # not to be overridden: options taken over from a training command may name where it started
+    cfg.load_from, cfg.resume = args.checkpoint, False
 
     _drop_workers_options(cfg, ('test_dataloader',))
     for key in ('test_dataloader', 'test_cfg', 'test_evaluator'):

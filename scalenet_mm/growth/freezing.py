@@ -172,14 +172,29 @@ def apply_freezing(model: nn.Module, freeze: Union[str, dict, Sequence]) -> list
 
 
 def frozen_batchnorms(model: nn.Module) -> list:
-    """list[nn.Module]: BatchNorms (SyncBN too) whose affine parameters are frozen.
+    """Find BatchNorms (SyncBN too) that belong to frozen weights.
 
-    Their running statistics belong to the frozen weights: they must be kept in eval mode.
+    Those weights were trained with their running statistics, so these must be kept: in eval mode.
+
+    Args:
+        model (nn.Module): The whole model.
+
+    Returns:
+        list[nn.Module]: Those whose affine parameters are frozen; one without any belongs to the
+        smallest part of the model around it that has parameters.
     """
-    return [
-        m for m in model.modules() if is_batch_norm(m) and m.weight is not None
-        and not m.weight.requires_grad and not m.bias.requires_grad
-    ]
+    frozen = []
+    for name, module in model.named_modules():
+        if not is_batch_norm(module):
+            continue
+        owner = module
+        while name and not any(True for _ in owner.parameters()):
+            name = name.rpartition('.')[0]
+            owner = model.get_submodule(name)
+        parameters = list(owner.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            frozen.append(module)
+    return frozen
 
 
 def final_module_names(model: nn.Module, outside: str = 'backbone.') -> list:

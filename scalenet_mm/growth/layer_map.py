@@ -184,7 +184,7 @@ def resolve_indices(indices: Optional[Sequence], size: int, option: str, what: s
         if isinstance(index, bool) or not isinstance(index, int):
             raise GrowthError(f'{option} must hold integers, got {index!r}')
         if not -size <= index < size:
-            raise GrowthError(f'{option} names {what} {index}, but there are {size} {what}s: 0 to '
-                              f'{size - 1}')
+            there = f'are {size} {what}s: 0 to {size - 1}' if size > 1 else f'is one {what}: 0'
+            raise GrowthError(f'{option} names {what} {index}, but there {there}')
         resolved.add(index % size)
     return resolved

@@ -3,7 +3,6 @@ import copy
 import functools
 import gc
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Optional, Union
 
 import torch.nn as nn
@@ -13,14 +12,15 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import find_latest_checkpoint
 
 from ..analysis import parameter_table
 from ..backbones.base import GrowableBackbone
 from ..backbones.grown_backbone import grow_backbone
 from ..checkpoints.adapt import adapt_checkpoint
 from ..checkpoints.tracker import LoadTracker
-from ..errors import ConfigError
-from ..growth import apply_freezing, check_ties, frozen_batchnorms, growth_of
+from ..errors import CheckpointError, ConfigError
+from ..growth import adjusted_linears, apply_freezing, check_ties, frozen_batchnorms, growth_of
 from .class_check import check_classes
 
 
@@ -77,54 +77,65 @@ class AdapterInjectionHook(Hook):
         self.adjustment = adjustment
         self.freeze = freeze
         self.require_loaded = require_loaded
+        self._trains = False
         self._tracker: Optional[LoadTracker] = None
         self._batchnorms = []
         self._activation_checkpointing = None
 
     def before_run(self, runner) -> None:
-        """Grow, freeze, wrap and rebuild; once a model."""
-        if type(runner.model).__name__ == 'MMFullyShardedDataParallel':
-            raise ConfigError('AdapterInjectionHook: the model is wrapped in FSDP, which splits '
-                              'the tensors that repeats share. Use DDP, the default: remove '
-                              'model_wrapper_cfg')
+        """Grow, freeze, wrap and rebuild; and check what needs no weights."""
+        _check_runner(runner)
         model = unwrap(runner.model)
-        if getattr(model, '_scalenet_prepared', False):
-            return
         if not isinstance(getattr(model, 'backbone', None), nn.Module):
             raise ConfigError(f'AdapterInjectionHook: {type(model).__name__} has no backbone; the '
                               'hook serves classifiers, detectors and segmentors that have one')
-        trains = isinstance(runner.optim_wrapper, OptimWrapper)
-        if trains:
-            check_classes(model, runner.train_dataloader.dataset)
+        self._trains = isinstance(runner.optim_wrapper, OptimWrapper)
+        for dataset in _datasets(runner, self._trains):
+            check_classes(model, dataset)
+        checkpointed = runner.cfg.get('activation_checkpointing') if self._trains else None
+        if checkpointed is not None:
+            _find_modules(model, checkpointed)
 
-        self._inject(runner, model)
-        lines = [] if self.freeze is None else apply_freezing(model, self.freeze)
-        check_ties(model)
-        if trains and self.require_loaded:
+        # once a model: before_run comes with train, val and test
+        prepared = getattr(model, '_scalenet_prepared', False)
+        if not prepared:
+            self._inject(runner, model)
+            lines = [] if self.freeze is None else apply_freezing(model, self.freeze)
+            check_ties(model)
+            model._scalenet_prepared = True
+            self._rewrap(runner)
+            for line in lines:
+                runner.logger.info(f'AdapterInjectionHook: {line}')
+            runner.logger.info(parameter_table(model))
+        if self._tracker is None or self._tracker.model is not model:
             self._tracker = LoadTracker(model)
-        model._scalenet_prepared = True
-        self._rewrap(runner)
-        if trains:
-            self._rebuild_optimizer(runner)
+        if self._trains:
+            _check_frozen_stages(model)
+            self._rebuild_optimizer(runner, model)
             # taken over, see _turn_on_activation_checkpointing
-            self._activation_checkpointing = runner.cfg.get('activation_checkpointing')
-            if self._activation_checkpointing is not None:
+            self._activation_checkpointing = checkpointed
+            if checkpointed is not None:
                 runner.cfg['activation_checkpointing'] = None
-        for line in lines:
-            runner.logger.info(f'AdapterInjectionHook: {line}')
-        runner.logger.info(parameter_table(model))
 
     def after_load_checkpoint(self, runner, checkpoint) -> None:
         """Bring the checkpoint to the model's names, or refuse it."""
-        name = str(getattr(runner, '_load_from', None) or 'the checkpoint')
-        resuming = bool(getattr(runner, '_resume', False)) and 'optimizer' in checkpoint
-        adapt_checkpoint(unwrap(runner.model), checkpoint, name, strict=resuming)
+        name = runner._load_from
+        if name is None and runner._resume:
+            name = find_latest_checkpoint(runner.work_dir)
+        name = str(name or 'the checkpoint')
+        report = adapt_checkpoint(
+            unwrap(runner.model), checkpoint, name, strict=bool(runner._resume))
+        lacking = [*report.resized, *report.initialised.get('of the head', [])]
+        if lacking and not self._trains:
+            raise CheckpointError(
+                f'{name} does not hold the head that is to be tested: {len(lacking)} of its '
+                f'tensors are missing or of other classes, such as {lacking[0]}')
 
     def before_train(self, runner) -> None:
         """Check what was loaded; the weights are final now."""
         model = unwrap(runner.model)
-        if self._tracker is not None:
-            self._tracker.stop()
+        self._tracker.stop()
+        if self.require_loaded:
             self._tracker.check_frozen(model)
         self._batchnorms = frozen_batchnorms(model)
         if self._activation_checkpointing is not None:
@@ -149,6 +160,13 @@ class AdapterInjectionHook(Hook):
                     f'{type(backbone).__name__}, which grows by its own arguments: set them in '
                     'model.backbone')
         if grown:
+            given = dict(growth=self.growth, adjustment=self.adjustment, targets=self.targets)
+            paper = dict(growth='paper', adjustment='paper', targets=None)
+            if given not in (paper, getattr(backbone, 'grown_by', paper)):
+                raise ConfigError(
+                    f'AdapterInjectionHook: the backbone was grown by {backbone.grown_by}, which '
+                    f'is not what the hook says: {given}. Change model.backbone, too, or start '
+                    'from the stock config')
             return
         # None is what the hook's user asks to leave the blocks alone
         if self.growth is None and self.adjustment is None:
@@ -189,18 +207,70 @@ class AdapterInjectionHook(Hook):
         runner.model = runner.wrap_model(wrapper_cfg, inner)
 
     @staticmethod
-    def _rebuild_optimizer(runner):
+    def _rebuild_optimizer(runner, model):
         """Rebuild optimizer and schedulers for the parameters that train now."""
         if runner.cfg.get('optim_wrapper') is None:
             raise ConfigError('AdapterInjectionHook: the Runner was built without a config, so '
                               'the optimizer cannot be rebuilt for the changed model; build it by '
                               'Runner.from_cfg')
         runner.optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+        _exempt_gains_from_decay(runner.optim_wrapper.optimizer, model)
         # not built, as scale_lr demands
         runner.param_schedulers = copy.deepcopy(runner.cfg.get('param_scheduler'))
         runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
         if runner.param_schedulers is not None:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+
+
+def _check_runner(runner):
+    """Refuse what cannot be grown safely."""
+    if type(runner.model).__name__ == 'MMFullyShardedDataParallel':
+        raise ConfigError('AdapterInjectionHook: the model is wrapped in FSDP, which splits the '
+                          'tensors that repeats share. Use DDP, the default: remove '
+                          'model_wrapper_cfg')
+    if not hasattr(runner, 'wrap_model'):
+        raise ConfigError(f'AdapterInjectionHook: {type(runner).__name__} leaves wrapping to a '
+                          'strategy, which the hook cannot redo; use the Runner, the default: '
+                          'remove runner_type')
+
+
+def _datasets(runner, trains):
+    """Yield the data sets of the loops that are built: those that this run uses."""
+    if trains:
+        yield runner.train_dataloader.dataset
+    for loop in (runner._val_loop, runner._test_loop):
+        dataloader = getattr(loop, 'dataloader', None)
+        if dataloader is not None and not isinstance(loop, dict):
+            yield dataloader.dataset
+
+
+def _check_frozen_stages(model):
+    """Refuse a model that freezes again, in ``train()``, what the rules let train."""
+    training = model.training
+    before = {n: p.requires_grad for n, p in model.named_parameters()}
+    model.train()
+    changed = [n for n, p in model.named_parameters() if p.requires_grad != before[n]]
+    model.train(training)
+    if changed:
+        raise ConfigError(
+            f'AdapterInjectionHook: freeze lets {len(changed)} parameters train, such as '
+            f'{changed[0]}, that the model freezes by itself: set frozen_stages=-1 in '
+            'model.backbone, and let the rules say what is frozen')
+
+
+def _exempt_gains_from_decay(optimizer, model):
+    """Give gains groups of their own: decay would pull them, and so the base model, to zero."""
+    gains = {id(linear.gain) for _, linear in adjusted_linears(model) if hasattr(linear, 'gain')}
+    for group in list(optimizer.param_groups):
+        exempt = [p for p in group['params'] if id(p) in gains]
+        if not exempt or not group.get('weight_decay'):
+            continue
+        rest = [p for p in group['params'] if id(p) not in gains]
+        if not rest:
+            group['weight_decay'] = 0.
+            continue
+        group['params'] = rest
+        optimizer.add_param_group({**group, 'params': exempt, 'weight_decay': 0.})
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -210,8 +280,18 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def _find_modules(model, names):
+    """list[nn.Module]: The modules that ``activation_checkpointing`` names."""
+    modules = []
+    for name in [names] if isinstance(names, str) else names:
+        try:
+            modules.append(model.get_submodule(name))
+        except AttributeError:
+            raise ConfigError(f'activation_checkpointing: the model has no {name!r}') from None
+    return modules
+
+
 def _turn_on_activation_checkpointing(model, names):
     """What mmengine does for ``activation_checkpointing``, without reentrant autograd."""
-    for name in [names] if isinstance(names, str) else names:
-        module = attrgetter(name)(model)
+    for module in _find_modules(model, names):
         module.forward = functools.partial(cp.checkpoint, module.forward, use_reentrant=False)

@@ -27,6 +27,7 @@ class ProgressHook(Hook):
     def before_train(self, runner) -> None:
         """Start the clock."""
         self._start = time.perf_counter()
+        self._first = runner.epoch
 
     def before_train_epoch(self, runner) -> None:
         """Start an epoch."""
@@ -44,7 +45,7 @@ class ProgressHook(Hook):
         now = time.perf_counter()
         self.cpu_seconds += time.process_time() - self._cpu_start
         done, total = runner.epoch + 1, runner.max_epochs
-        left = (now - self._start) / done * (total - done)
+        left = (now - self._start) / (done - self._first) * (total - done)
         loss = sum(self._losses) / max(len(self._losses), 1)
         # to the terminal, even where the libraries' output is sent elsewhere
         print(f'  {self.label}: epoch {done}/{total}, loss {loss:.3f}, '

@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from scalenet_mm import grow_backbone
 from scalenet_mm.analysis import count_parameters
 from scalenet_mm.growth import apply_freezing
 
@@ -104,3 +105,21 @@ def test_the_documented_task_config(tmp_path):
     assert model.roi_head.mask_head.conv_logits.weight.requires_grad
     assert model.roi_head.bbox_head.fc_cls.out_features == 3
     assert cfg.model.backbone.growth.start == 'identity'
+
+
+def test_the_documented_hook_on_a_stock_config(tmp_path):
+    """The second config of docs/your_own_task.md: the hook's growth on a stock segmentor."""
+    docs = (CONFIGS.parent / 'docs' / 'your_own_task.md').read_text()
+    block = next(b.split('```')[0] for b in docs.split('```python\n')[1:] if 'mmseg::' in b)
+    path = tmp_path / 'stock.py'
+    path.write_text(block)
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    hook = cfg.custom_hooks[0]
+    grow_backbone(model.backbone, hook['growth'])
+    assert [len(stage.blocks) for stage in model.backbone.stages] == [2, 2, 12, 4]
+    apply_freezing(model, hook['freeze'])
+    assert all(p.requires_grad for p in model.decode_head.parameters())
+    assert not model.backbone.patch_embed.projection.weight.requires_grad

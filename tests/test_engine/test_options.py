@@ -94,6 +94,11 @@ class TestEveryScope:
         cfg = test_cfg(make_cfg(scope, load_from='pretrained.pth', resume=True))
         assert cfg.load_from == 'model.pth' and not cfg.resume
 
+    def test_no_option_overrides_the_checkpoint(self, make_cfg, scope):
+        # options copied from the training command, which started from another file
+        cfg = test_cfg(make_cfg(scope), '--cfg-options', 'load_from=start.pth', 'resume=True')
+        assert cfg.load_from == 'model.pth' and not cfg.resume
+
     def test_test_without_test_set(self, make_cfg, scope):
         with pytest.raises(ConfigError, match='no test_dataloader'):
             test_cfg(make_cfg(scope, test_dataloader=None))

@@ -1,6 +1,9 @@
 """The hook in a Runner, on stock models and on ours, in one process."""
 import copy
+from pathlib import Path
+from types import SimpleNamespace
 
+import mmdet
 import pytest
 import torch
 from hook_toys import Images, classifier
@@ -10,6 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from scalenet_mm import CheckpointError, ConfigError, GrowthError
 from scalenet_mm.growth import growth_of
+from scalenet_mm.hooks.class_check import check_classes
 
 OURS = dict(
     type='ScaleNetViT',
@@ -201,7 +205,7 @@ class TestRefusals:
         cfg['train_dataloader']['sampler'] = dict(type='InfiniteSampler')
         cfg['train_cfg'] = dict(type='IterBasedTrainLoop', max_iters=1)
         runner = make_runner(cfg)
-        with pytest.raises(ConfigError, match='training set is empty'):
+        with pytest.raises(ConfigError, match='data set is empty'):
             runner.train()
 
     def test_rule_that_matches_nothing(self, make_runner):
@@ -224,3 +228,120 @@ class TestRefusals:
         runner = make_runner(classifier(backbone=OURS), load_from=str(path))
         with pytest.raises(CheckpointError, match='other.pth does not fit'):
             runner.train()
+
+    def test_frozen_stages_contradict_the_rules(self, make_runner):
+        runner = make_runner(classifier(backbone=dict(OURS, frozen_stages=2)))
+        with pytest.raises(ConfigError, match='frozen_stages=-1'):
+            runner.train()
+
+    def test_runner_with_a_strategy(self, make_runner):
+        runner = make_runner(classifier())
+        stub = type('FlexibleRunner', (), dict(model=runner.model))()
+        hook = next(h for h in runner.hooks if type(h).__name__ == 'AdapterInjectionHook')
+        with pytest.raises(ConfigError, match='FlexibleRunner leaves wrapping to a strategy'):
+            hook.before_run(stub)
+
+    def test_unknown_module_to_checkpoint(self, make_runner):
+        runner = make_runner(classifier(activation_checkpointing='backbone.blocks'))
+        with pytest.raises(ConfigError, match="the model has no 'backbone.blocks'"):
+            runner.train()
+
+    def test_other_growth_than_the_config_was_grown_by(self, make_runner):
+        cfg = classifier(hook=dict(growth=dict(times=3)))
+        cfg['model']['backbone'] = dict(
+            type='GrownBackbone', base=cfg['model']['backbone'], growth=dict(times=2))
+        runner = make_runner(cfg)
+        with pytest.raises(ConfigError, match='which is not what the hook says'):
+            runner.train()
+
+
+class TestOtherRuns:
+
+    def test_a_validation_before_training_leaves_out_no_check(self, make_runner):
+        cfg = classifier(backbone=OURS)
+        cfg['custom_hooks'][0]['require_loaded'] = True
+        cfg['val_dataloader'] = copy.deepcopy(cfg['train_dataloader'])
+        cfg.update(val_cfg=dict(), val_evaluator=dict(type='Accuracy', topk=1))
+        runner = make_runner(cfg)
+        runner.val()
+        with pytest.raises(CheckpointError, match='came from no checkpoint'):
+            runner.train()
+
+    def test_what_validation_loaded_counts(self, make_runner, tmp_path):
+        first = make_runner(classifier(backbone=OURS))
+        train(first)
+        cfg = classifier(backbone=OURS)
+        cfg['custom_hooks'][0]['require_loaded'] = True
+        cfg['val_dataloader'] = copy.deepcopy(cfg['train_dataloader'])
+        cfg.update(val_cfg=dict(), val_evaluator=dict(type='Accuracy', topk=1))
+        runner = make_runner(cfg, load_from=str(tmp_path / 'work' / 'epoch_2.pth'))
+        runner.val()
+        runner.train()
+
+    @pytest.mark.parametrize('state', ['other classes', 'no head'])
+    def test_a_head_that_the_file_lacks_is_not_tested(self, make_runner, tmp_path, state):
+        first = make_runner(classifier(backbone=OURS))
+        weights = first.model.state_dict()
+        for name in [n for n in weights if n.startswith('head.')]:
+            weights[name] = torch.cat([weights[name]] * 2)
+            if state == 'no head':
+                del weights[name]
+        torch.save(dict(state_dict=weights), tmp_path / 'other.pth')
+        cfg = classifier(backbone=OURS)
+        cfg['test_dataloader'] = copy.deepcopy(cfg['train_dataloader'])
+        cfg.update(test_cfg=dict(), test_evaluator=dict(type='Accuracy', topk=1))
+        runner = make_runner(cfg, load_from=str(tmp_path / 'other.pth'))
+        with pytest.raises(CheckpointError, match='does not hold the head that is to be tested'):
+            runner.test()
+
+    def test_a_test_grows_the_stock_model_and_loads_the_trained_one(self, make_runner, tmp_path):
+        first = make_runner(classifier(hook=dict(growth=dict(start='identity'))))
+        _, after = train(first)
+        cfg = classifier(hook=dict(growth=dict(start='identity')))
+        cfg['test_dataloader'] = copy.deepcopy(cfg['train_dataloader'])
+        cfg.update(test_cfg=dict(), test_evaluator=dict(type='Accuracy', topk=1))
+        runner = make_runner(cfg, load_from=str(tmp_path / 'work' / 'epoch_2.pth'))
+        assert 'accuracy/top1' in runner.test()
+        for name, value in runner.model.named_parameters():
+            assert torch.equal(value, after[name]), name
+
+    def test_classes_of_the_validation_set(self, make_runner):
+        cfg = classifier(backbone=OURS)
+        cfg['val_dataloader'] = copy.deepcopy(cfg['train_dataloader'])
+        cfg['val_dataloader']['dataset']['classes'] = 4
+        cfg.update(val_cfg=dict(), val_evaluator=dict(type='Accuracy', topk=1))
+        runner = make_runner(cfg)
+        with pytest.raises(ConfigError, match='4 classes'):
+            runner.train()
+
+    @pytest.mark.parametrize('paramwise', [None, dict(norm_decay_mult=0., bias_decay_mult=0.)])
+    def test_gains_do_not_decay(self, make_runner, paramwise):
+        cfg = classifier(hook=dict(growth=dict(start='identity')))
+        cfg['optim_wrapper'].update(
+            optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.5), paramwise_cfg=paramwise)
+        runner = make_runner(cfg)
+        train(runner)
+        groups = runner.optim_wrapper.param_groups
+        decay = {id(p): g['weight_decay'] for g in groups for p in g['params']}
+        found = {n: decay[id(p)] for n, p in runner.model.named_parameters() if p.requires_grad}
+        assert {v for n, v in found.items() if n.endswith('.gain')} == {0.}
+        assert {v for n, v in found.items() if n.endswith('adapter_up')} == {0.5}
+        # the schedule reaches the groups that were split off
+        assert all(g['lr'] == pytest.approx(1e-3) for g in groups)
+
+
+class TestClassCheck:
+
+    @pytest.mark.parametrize('name', [
+        'htc/htc_r50_fpn_1x_coco', 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco',
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco', 'detr/detr_r50_8xb2-150e_coco'])
+    def test_stock_detectors_with_their_own_classes(self, name):
+        cfg = Config.fromfile(Path(mmdet.__file__).parent / '.mim' / 'configs' / f'{name}.py')
+        cfg.model.backbone.init_cfg = None
+        with DefaultScope.overwrite_default_scope('mmdet'), torch.device('meta'):
+            model = MODELS.build(cfg.model)
+        count = 133 if 'panoptic' in name else 80
+        check_classes(model, SimpleNamespace(metainfo=dict(classes=list(range(count)))))
+        if count == 80:
+            with pytest.raises(ConfigError, match='num_classes=80'):
+                check_classes(model, SimpleNamespace(metainfo=dict(classes=list(range(7)))))

@@ -85,7 +85,7 @@ class TestMaskRCNN:
             train(cfg)
         # the mask head's last layer would be random and frozen
         assert 'roi_head.mask_head.conv_logits' in str(error.value)
-        assert "dict(train=r'roi_head.mask_head.conv_logits')" in str(error.value)
+        assert r"dict(train=r'roi_head\.mask_head\.conv_logits')" in str(error.value)
 
         cfg.custom_hooks[0]['freeze'].append(dict(train=r'roi_head.mask_head.conv_logits'))
         runner, moved = train(cfg)
