@@ -115,7 +115,7 @@ def test_the_documented_hook_on_a_stock_config(tmp_path):
     path.write_text(block)
     cfg = Config.fromfile(path)
     cfg.model.backbone.init_cfg = None
-    with DefaultScope.overwrite_default_scope('mmseg'), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(cfg.model)
     hook = cfg.custom_hooks[0]
     grow_backbone(model.backbone, hook['growth'])
