@@ -99,6 +99,20 @@ class Session:
         minutes = next(h.cpu_seconds for h in runner.hooks if hasattr(h, 'cpu_seconds')) / 60
         return Path(cfg.work_dir) / f'epoch_{cfg.train_cfg.max_epochs}.pth', minutes
 
+    def train_base(self):
+        """Config: Train the base detector, unless the folder holds it, trained by this config."""
+        cfg = self.config(BASE, 'base', epochs=self.args.base_epochs)
+        text, record = cfg.pretty_text, self.folder / 'base' / 'trained_by.py'
+        self.base_checkpoint = Path(cfg.work_dir) / f'epoch_{cfg.train_cfg.max_epochs}.pth'
+        trained = record.is_file() and record.read_text() == text
+        if trained and self.base_checkpoint.is_file():
+            say(f'  base: found, {self.base_checkpoint}')
+            return cfg
+        record.unlink(missing_ok=True)
+        self.train(cfg, 'base')
+        record.write_text(text)
+        return cfg
+
     def test(self, cfg, checkpoint=None):
         """Test; return box and mask AP in percent, and the runner with its model."""
         from mmengine.runner import Runner
@@ -126,8 +140,7 @@ def quickstart(args):
     started = time.perf_counter()
     session = Session(args, args.seed)
     say('1/4  Training a small Mask R-CNN (Swin, 8 blocks) on digit scenes, from scratch')
-    base_cfg = session.config(BASE, 'base', epochs=args.base_epochs)
-    session.base_checkpoint, _ = session.train(base_cfg, 'base')
+    base_cfg = session.train_base()
     before, runner = session.test(base_cfg, session.base_checkpoint)
     rows = [('before growing', runner.model, before)]
     pictures = [('before', runner.model)]
@@ -157,9 +170,8 @@ def quickstart(args):
     say('4/4  Drawing detections')
     paths = draw(pictures, runner.test_dataloader.dataset, session.folder / 'pictures')
     print_table(rows)
-    say('\nstart=identity: at first the grown detector is the trained one, and it learns from '
-        'there; it serves\na small data set best. start=paper: every instance counts fully from '
-        'the start.')
+    say('\nstart=identity: right after growing the detector is the trained one. start=paper: every '
+        'block counts\nfully from the first step. docs/quickstart.md has the study with a control.')
     say(f'Pictures (truth, before, after): {paths[0]} ... {paths[-1].name}')
     say(f'Checkpoints and logs: {session.folder}')
     say(f'{(time.perf_counter() - started) / 60:.1f} minutes')
@@ -233,16 +245,18 @@ def study(args):
     """Several seeds: growing against a control, for equal iterations and for equal time.
 
     The control is the ungrown detector with the same adapters, norms and final layers trained.
-    A seed that is done already in the work folder, with the same epochs, is not done again.
+    A seed that is done already in the work folder, by the same configs, is not done again.
     """
     results = {}
     for seed in args.seeds:
         path = Path(args.work_dir) / f'seed{seed}' / 'study.json'
-        settings = dict(base_epochs=args.base_epochs, grown_epochs=args.grown_epochs)
+        session = Session(args, seed)
+        settings = dict(grown=session.config(GROWN, 'grown', epochs=args.grown_epochs).pretty_text,
+                        base=session.config(BASE, 'base', epochs=args.base_epochs).pretty_text)
         done = json.loads(path.read_text()) if path.is_file() else {}
         if done.get('settings') != settings:
             say(f'seed {seed}')
-            done = dict(settings=settings, runs=study_seed(Session(args, seed)))
+            done = dict(settings=settings, runs=study_seed(session))
             path.write_text(json.dumps(done, indent=1))
         for name, run in done['runs'].items():
             results.setdefault(name, []).append(run)
@@ -252,8 +266,7 @@ def study(args):
 def study_seed(session):
     """dict: AP, epochs and processor time of each run of one seed."""
     args = session.args
-    cfg = session.config(BASE, 'base', epochs=args.base_epochs)
-    session.base_checkpoint, _ = session.train(cfg, 'base')
+    cfg = session.train_base()
     runs = {'before growing': session.test(cfg, session.base_checkpoint)[0]}
 
     def run(name, variant, epochs):

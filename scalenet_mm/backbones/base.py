@@ -5,7 +5,8 @@ import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 
-from ..checkpoints.backbone_state import adapt_backbone_state
+from ..checkpoints.backbone_state import adapt_backbone_state, check_backbone_state
+from ..checkpoints.keys import name_as_classifier
 from ..checkpoints.pretrained import load_pretrained
 from ..errors import ConfigError
 from ..growth import grow_stages, set_drop_path_rates
@@ -134,9 +135,14 @@ class GrowableBackbone(BaseModule):
                               'cls_token')):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
         adapt_backbone_state(self, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        check_backbone_state(self, state_dict, prefix, local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
+
+    def _checkpoint_filter(self, state_dict, prefix, *args):
+        """Read a file without prefixes; mmpretrain's ``ImageClassifier`` calls it on loading."""
+        name_as_classifier(state_dict, prefix, self.key_family)
 
     def _frozen_modules(self) -> list:
         """list[nn.Module]: What ``frozen_stages`` freezes."""

@@ -1,13 +1,19 @@
 """Bringing a whole checkpoint to a whole model's names before it is loaded."""
+from collections import OrderedDict
+
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
-from .keys import read_state_dict, split_backbone
+from .keys import (
+    CLASSIFIERS,
+    find_family,
+    is_derived,
+    read_state_dict,
+    rename_head,
+    split_backbone,
+)
 from .pretrained import convert_backbone
 from .report import LoadReport, compare, list_prefixes
-
-#: Where a classifier's last linear layer is in the toolboxes' heads.
-_CLASSIFIERS = ('head.fc.', 'head.layers.head.')
 
 
 def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -> LoadReport:
@@ -33,11 +39,22 @@ def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -
     wanted = model.state_dict()
     backbone = getattr(model, 'backbone', None)
     fmt = 'OpenMMLab'
-    if getattr(backbone, 'key_family', None):
-        own, rest = split_backbone(state)
+    if backbone is not None and find_family(backbone):
+        parts = {k.split('.')[0] for k in wanted} - {'backbone'}
+        if all(k.split('.')[0] in parts for k in state):  # a head alone, or a neck
+            own, rest = {}, state
+        else:
+            own, rest = split_backbone(state)
+        given = {f'backbone.{k}': v for k, v in own.items()}
         if own:
             own, fmt = convert_backbone(backbone, own, name)
-        state = {**{f'backbone.{k}': v for k, v in own.items()}, **_rename_head(rest, wanted)}
+        adapted = OrderedDict((f'backbone.{k}', v) for k, v in own.items())
+        if own:
+            adapted.update(_derived(wanted, given, adapted))
+        adapted.update(_rename_head(rest, wanted))
+        if hasattr(state, '_metadata'):
+            adapted._metadata = state._metadata
+        state = adapted
 
     report = compare(name, fmt, wanted, state, 'backbone.', list_prefixes(model))
     if strict and (report.initialised or report.resized):
@@ -55,10 +72,23 @@ def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -
     return report
 
 
+def _derived(wanted, given, adapted):
+    """What a backbone computes for itself, as the file has it or else as the model has it.
+
+    mmengine's EMAHook looks up every tensor of the averaged model in the checkpoint.
+    """
+    for key, value in wanted.items():
+        if not key.startswith('backbone.') or not is_derived(key) or key in adapted:
+            continue
+        if key in given and given[key].shape == value.shape:
+            yield key, given[key]
+        elif key.endswith('relative_position_index'):  # of another window size, or left out
+            yield key, value
+
+
 def _rename_head(rest, wanted):
-    """An official classifier's 'head.weight' under the name of the model's head."""
-    for prefix in _CLASSIFIERS:
+    """A classifier's last linear layer under the name of the model's head."""
+    for prefix in CLASSIFIERS.values():
         if f'{prefix}weight' in wanted and f'{prefix}weight' not in rest:
-            return {(prefix + k.split('.')[-1] if k.startswith('head.') else k): v
-                    for k, v in rest.items()}
+            return rename_head(rest, prefix)
     return rest

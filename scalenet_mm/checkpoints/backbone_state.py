@@ -1,6 +1,14 @@
 """Bringing a backbone's tensors into the shape the backbone wants, whatever wrote them."""
+import math
+
+from ..errors import CheckpointError
 from .keys import find_format, to_mm_keys
+from .report import compare, list_prefixes
 from .resize import fit_bias_table, fit_pos_embed
+
+#: Under this name the loaders that mmengine uses leave a note in a state dict's metadata: the first
+#: names of a backbone that stands alone in the file, or none (see :func:`check_backbone_state`).
+FILE_NOTE = 'scalenet_file'
 
 
 def adapt_backbone_state(backbone, state_dict: dict, prefix: str) -> None:
@@ -37,7 +45,7 @@ def fit_tensor(backbone, key: str, value, wanted: dict):
     """Resize one tensor if it depends on the image or window size.
 
     Args:
-        backbone (GrowableBackbone): The backbone.
+        backbone (nn.Module): The backbone.
         key (str): The tensor's name, without prefix.
         value (torch.Tensor): The tensor.
         wanted (dict): The backbone's parameters by name.
@@ -51,9 +59,61 @@ def fit_tensor(backbone, key: str, value, wanted: dict):
     if key not in wanted or value.shape == wanted[key].shape:
         return None
     if key in ('pos_embed', 'absolute_pos_embed'):
-        extra = getattr(backbone, 'num_extra_tokens', 0)
-        return fit_pos_embed(value, wanted[key].shape, backbone.patch_resolution,
-                             backbone.interpolate_mode, extra)
+        grid = _patch_grid(backbone, wanted[key].shape[1])
+        mode = getattr(backbone, 'interpolate_mode', 'bicubic')
+        extra = wanted[key].shape[1] - grid[0] * grid[1]
+        return fit_pos_embed(value, wanted[key].shape, grid, mode, extra)
     if key.endswith('relative_position_bias_table'):
         return fit_bias_table(value, wanted[key].shape)
     return None
+
+
+def _patch_grid(backbone, tokens):
+    """tuple[int]: Rows and columns of a backbone's patches.
+
+    The toolboxes tell them in different places, mmdet's and mmseg's Swins nowhere; a square it is
+    then, of as many as there are tokens.
+    """
+    grid = getattr(backbone, 'patch_resolution', None) or getattr(
+        getattr(backbone, 'patch_embed', None), 'init_out_size', None)
+    size, patch = (getattr(backbone, name, None) for name in ('img_size', 'patch_size'))
+    if grid is None and isinstance(size, (tuple, list)) and isinstance(patch, int):
+        grid = [side // patch for side in size]
+    return tuple(grid or (math.isqrt(tokens), ) * 2)
+
+
+def check_backbone_state(backbone, state_dict: dict, prefix: str, metadata: dict) -> None:
+    """Refuse what cannot be meant for a backbone, on every way of loading.
+
+    mmengine answers a file that does not fit by a WARNING, and goes on with random weights. What
+    its loaders read from a file (:mod:`.loaders` notes it in the metadata) must be the whole
+    backbone. Any other state dict may hold a part of it, but not only foreign names.
+
+    Not refused, because it looks the same as a head's weights alone, is a state dict without
+    anything under the backbone's prefix, unless the loaders noted that the file holds a backbone
+    alone.
+
+    Args:
+        backbone (GrowableBackbone): The backbone.
+        state_dict (dict): Tensors by name, adapted.
+        prefix (str): The backbone's prefix in it, with its final dot; may be empty.
+        metadata (dict): The state dict's metadata for the backbone.
+
+    Raises:
+        CheckpointError: If the tensors are not the backbone's.
+    """
+    note = metadata.get(FILE_NOTE)
+    own = {k[len(prefix):]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    if not prefix:  # a classifier's head beside the backbone
+        own = {k: v for k, v in own.items() if not k.startswith(('head.', 'head_dist.'))}
+    if not own:
+        if note:
+            raise CheckpointError(
+                f'the checkpoint holds a backbone alone ({", ".join(note)}, ...), and nothing '
+                f'whose name begins with {prefix!r}: nothing of it would be loaded. Name it as '
+                "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...), or put the "
+                'AdapterInjectionHook into custom_hooks, with which load_from reads it')
+        return
+    wanted = backbone.state_dict()
+    if note is not None or not any(key in wanted for key in own):
+        compare('the checkpoint', '', wanted, own, '', list_prefixes(backbone))

@@ -1,5 +1,6 @@
 """Recognising checkpoint formats by their keys, and renaming them to the toolboxes' names."""
 import re
+from collections import OrderedDict
 
 import torch
 
@@ -33,6 +34,13 @@ _FORMATS = {
         )),
     ),
 }
+#: What a stock backbone of a family has, whatever else; other backbones share the blocks' names.
+_MARKS = {'swin': r'.*\.w_msa\.relative_position_bias_table$', 'vit': r'layers\.0\.ln1\.weight$'}
+#: Where the last linear layer is in the head that the toolbox gives a family.
+CLASSIFIERS = {'swin': 'head.fc.', 'vit': 'head.layers.head.'}
+#: What begins the names of a backbone that stands alone in a file, of any architecture.
+_ALONE = re.compile(r'(patch_embed|cls_token|pos_embed|stem|features|conv1|blocks\.\d|stages\.\d|'
+                    r'layers?\.?\d)\b')
 #: Keys that say nothing a model could lack: they are computed, or of a training step.
 _DERIVED = re.compile(r'.*(\.attn_mask|relative_position_index|num_batches_tracked)$')
 
@@ -46,7 +54,8 @@ def read_state_dict(checkpoint, name: str) -> dict:
         name (str): The file, for messages.
 
     Returns:
-        dict: Tensors by name, 'module.' prefixes taken away. A new dict.
+        dict: Tensors by name, 'module.' prefixes taken away. A new dict, with the ``_metadata``
+        that torch keeps in state dicts (the versions of modules).
 
     Raises:
         CheckpointError: If there is none.
@@ -62,7 +71,12 @@ def read_state_dict(checkpoint, name: str) -> dict:
             checkpoint).__name__
         raise CheckpointError(f"{name} holds no state dict: neither 'state_dict' nor 'model' nor "
                               f'tensors by name, but {holds}')
-    return {re.sub(r'^module\.', '', str(k)): v for k, v in state.items()}
+    read = OrderedDict((re.sub(r'^module\.', '', str(k)), v) for k, v in state.items())
+    metadata = getattr(state, '_metadata', None)
+    if metadata is not None:
+        read._metadata = OrderedDict(
+            (re.sub(r'^module(\.|$)', '', k), v) for k, v in metadata.items())
+    return read
 
 
 def split_backbone(state: dict, prefix: str = None) -> tuple:
@@ -103,12 +117,103 @@ def find_format(state: dict, family: str):
     return None
 
 
-def to_mm_keys(state: dict, family: str) -> tuple:
+def find_family(backbone):
+    """Tell of which family a backbone is, and how its own parameters are named.
+
+    Args:
+        backbone (nn.Module): A :class:`GrowableBackbone` or any other.
+
+    Returns:
+        tuple[str, str] | None: 'swin' or 'vit', and 'OpenMMLab' or 'mmseg'; None for another
+        kind of backbone, of which only files with its own names can be read.
+    """
+    family = getattr(backbone, 'key_family', None)
+    if family:
+        return family, 'OpenMMLab'
+    state = backbone.state_dict()
+    for family, mark in _MARKS.items():
+        found = find_format(state, family)
+        if found and found[0] != 'official' and any(re.match(mark, key) for key in state):
+            return family, found[0]
+    return None
+
+
+def to_names_of(naming: str, state: dict) -> dict:
+    """Rename a ViT's tensors from mmpretrain's names to those of a stock backbone.
+
+    Args:
+        naming (str): What :func:`find_family` says of the backbone.
+        state (dict): Tensors under mmpretrain's names.
+
+    Returns:
+        dict: Tensors under the backbone's names.
+    """
+    if naming != 'mmseg':
+        return state
+    return {
+        k.replace('.attn.qkv.', '.attn.attn.in_proj_').replace('.attn.proj.',
+                                                              '.attn.attn.out_proj.'): v
+        for k, v in state.items()
+    }
+
+
+def rename_head(head: dict, prefix: str) -> dict:
+    """Give a classifier's last linear layer the name that it has in another head.
+
+    Args:
+        head (dict): Tensors outside the backbone.
+        prefix (str): One of :data:`CLASSIFIERS`.
+
+    Returns:
+        dict: The tensors; those of other layers as they are.
+    """
+    places = {'head.': prefix, **{other: prefix for other in CLASSIFIERS.values()}}
+    if prefix == CLASSIFIERS['vit']:
+        places['head_dist.'] = 'head.layers.head_dist.'
+    renamed = {}
+    for key, value in head.items():
+        place, part = re.match(r'(.*\.)?(.*)', key).groups()
+        renamed[places.get(place, place or '') + part] = value
+    return renamed
+
+
+def name_as_classifier(state_dict: dict, prefix: str, family: str) -> None:
+    """Give a file without prefixes, in place, the names that an image classifier has.
+
+    Args:
+        state_dict (dict): Tensors by name.
+        prefix (str): The classifier's prefix in it, with its final dot; may be empty.
+        family (str): 'swin' or 'vit', which also tells the usual head.
+    """
+    own = {k[len(prefix):]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    backbone, head = split_backbone(own)
+    if any(k.startswith('backbone.') for k in own) or find_format(backbone, family) is None:
+        return
+    for key in own:
+        del state_dict[prefix + key]
+    state_dict.update({f'{prefix}backbone.{k}': v for k, v in backbone.items()})
+    head = rename_head(head, CLASSIFIERS[family])
+    state_dict.update({prefix + k: v for k, v in head.items()})
+
+
+def names_alone(state: dict) -> list:
+    """list[str]: The first names of a backbone that stands alone in a file, without prefix.
+
+    None if the file holds a 'backbone.', or nothing that a backbone begins with, such as a head.
+    """
+    names = [re.sub(r'^module\.', '', str(k)) for k in state]
+    if any(k.startswith('backbone.') for k in names):
+        return []
+    return [k for k in names if _ALONE.match(k)][:3]
+
+
+def to_mm_keys(state: dict, family: str, distilled: bool = False) -> tuple:
     """Rename a backbone's tensors to the toolboxes' names.
 
     Args:
         state (dict): The backbone's tensors, without prefix.
         family (str): 'swin' or 'vit'.
+        distilled (bool): Whether the backbone has a distillation token. Defaults to False.
 
     Returns:
         tuple[dict, str]: The renamed tensors, derived ones left out, and what format it was.
@@ -123,7 +228,7 @@ def to_mm_keys(state: dict, family: str) -> tuple:
         raise CheckpointError(f'the names are {what}, not of a {family}: they begin with '
                               f'{", ".join(list(state)[:3])}')
     what, replacements = found
-    if 'dist_token' in state:
+    if 'dist_token' in state and not distilled:
         raise CheckpointError('the weights are of a distilled DeiT, which has a second token; '
                               'use the plain DeiT')
     if what == 'official' and family == 'swin':

@@ -3,7 +3,7 @@ from mmengine.logging import print_log
 
 from ..errors import CheckpointError
 from .backbone_state import fit_tensor
-from .keys import read_state_dict, split_backbone, to_mm_keys
+from .keys import find_family, read_state_dict, split_backbone, to_mm_keys, to_names_of
 from .report import LoadReport, compare, list_prefixes
 from .safe import load_file
 
@@ -44,7 +44,8 @@ def convert_backbone(backbone, own: dict, name: str) -> tuple:
     """Rename and resize a backbone's tensors.
 
     Args:
-        backbone (GrowableBackbone): The backbone.
+        backbone (nn.Module): A :class:`GrowableBackbone`, or a stock backbone that
+            :func:`find_family` knows.
         own (dict): The tensors, without prefix.
         name (str): The file, for messages.
 
@@ -55,8 +56,10 @@ def convert_backbone(backbone, own: dict, name: str) -> tuple:
         CheckpointError: If the names are of no known format, or something cannot be resized.
     """
     try:
-        own, fmt = to_mm_keys(own, backbone.key_family)
+        family, naming = find_family(backbone)
         wanted = dict(backbone.named_parameters())
+        own, fmt = to_mm_keys(own, family, distilled='dist_token' in wanted)
+        own = to_names_of(naming, own)
         for key, value in own.items():
             fitted = fit_tensor(backbone, key, value, wanted)
             if fitted is not None:

@@ -71,6 +71,9 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
     of_backbone = [k for k in given if k.startswith(backbone_prefix)]
     plain = not any(_INCREMENT.match(k) for k in of_backbone)
     ungrown = not any(_REPEAT.match(k) for k in of_backbone)
+    shares = [_share_of(tensors, lists) for tensors in (given, wanted)]
+    copies = "{} (copies of their source's last instance)".format(
+        'repeats' if shares[1] == 'none' else 'norms of repeats')
     for key, value in wanted.items():
         bare = key[len(backbone_prefix):] if key.startswith(backbone_prefix) else None
         if key in given:
@@ -86,8 +89,7 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
         elif bare is None:
             report.initialised.setdefault('of the head', []).append(key)
         elif _REPEAT.match(key) and not _INCREMENT.match(key):
-            report.initialised.setdefault(
-                "norms of repeats (copies of their source's last instance)", []).append(key)
+            report.initialised.setdefault(copies, []).append(key)
             if _holds_block(key, of_backbone, lists):
                 problems.append(f'{bare} is missing, though the file holds other tensors of that '
                                 'repeat')
@@ -108,11 +110,16 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
             continue
         report.ignored.append(key)
         if key.startswith(backbone_prefix) and not _OPTIONAL.match(key[len(backbone_prefix):]):
-            problems.append(f'{key[len(backbone_prefix):]} has no place in the model')
+            hint = ' (patch_bias=True makes one)' if key.endswith(
+                'patch_embed.projection.bias') else ''
+            problems.append(f'{key[len(backbone_prefix):]} has no place in the model{hint}')
     if not report.matched:
         raise CheckpointError(
             f'{name} fits the model in no tensor: it names {", ".join(list(given)[:3])}, the '
             f'model {", ".join(list(wanted)[:3])}')
+    if None not in shares and shares[0] != shares[1]:  # it explains what is missing or too much
+        problems = [f'growth.share differs, {shares[0]!r} in the file and {shares[1]!r} in the '
+                    'model']
     if problems:
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
         raise CheckpointError(
@@ -120,6 +127,18 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
             f'{"; ".join(problems[:4])}{more}. Check arch (or embed_dims, depths), growth and '
             'adjustment in the config')
     return report
+
+
+def _share_of(tensors, lists):
+    """What ``growth.share`` made the repeats among some tensors; None if there are none."""
+    repeats = [k for k in tensors if _REPEAT.match(k) and k.startswith(tuple(lists))]
+    if not repeats:
+        return None
+    owned = [k for k in repeats if not _INCREMENT.match(k)]
+    if not owned:
+        return 'all'
+    # norms have no matrices
+    return 'none' if any(tensors[k].ndim > 1 for k in owned) else 'weights'
 
 
 def _absent_as_a_whole(key, given, lists):

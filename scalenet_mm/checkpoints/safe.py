@@ -2,9 +2,10 @@
 
 Since torch 2.6 ``torch.load`` refuses pickled objects that are not on an allow-list, and mmengine
 0.10's own training checkpoints hold some. Their types are allowed here, by name and no wider, and
-mmengine's loaders are replaced by ones that never unpickle anything else, for local files and for
-URLs. Importing the package is enough.
+mmengine's loaders are replaced by ones that never unpickle anything else, whatever the place of the
+file. Importing the package is enough.
 """
+import hashlib
 import os
 import os.path as osp
 import pickle
@@ -15,13 +16,11 @@ import numpy as np
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.logging import HistoryBuffer
-from mmengine.runner.checkpoint import CheckpointLoader
-from torch.hub import load_state_dict_from_url
+from torch.hub import download_url_to_file, get_dir, load_state_dict_from_url
 
 from ..errors import CheckpointError
 
 _multiarray = getattr(np, '_core', None) or np.core
-
 
 
 def _history_method(owner, name):
@@ -70,14 +69,16 @@ def allow_types(*types: type) -> None:
     torch.serialization.add_safe_globals(list(types))
 
 
-def load_file(source: str, map_location='cpu', progress: bool = False):
+def load_file(source, map_location='cpu', progress: bool = False, name: str = None):
     """Load a checkpoint file without executing anything in it.
 
     Args:
-        source (str | Path): A local path or an http(s) URL; a URL is downloaded once, into torch's
-            hub folder, by the first process.
+        source (str | Path | BinaryIO): A local path, an http(s) URL or an open file; a URL is
+            downloaded once, into torch's hub folder, by the first process. What is named
+            ``*.safetensors`` is read by that package.
         map_location (optional): As for :func:`torch.load`. Defaults to 'cpu'.
         progress (bool): Whether to show the download. Defaults to False.
+        name (str, optional): What to call an open file in messages. Defaults to None.
 
     Returns:
         Any: What the file holds.
@@ -86,33 +87,66 @@ def load_file(source: str, map_location='cpu', progress: bool = False):
         CheckpointError: If there is no such file, it cannot be downloaded, is damaged, or holds
             objects that are not on the list of safe types.
     """
-    source = os.fspath(source)
+    if not hasattr(source, 'read'):
+        name = source = os.fspath(source)
     try:
-        if source.startswith(('http://', 'https://')):
+        if hasattr(source, 'read'):
+            return torch.load(source, map_location=map_location, weights_only=True)
+        if _is_url(source):
             return _download(source, map_location, progress)
         path = osp.expanduser(source)
         if osp.isdir(path):
             raise CheckpointError(f'{source} is a folder; name a checkpoint file in it')
         if not osp.isfile(path):
             raise CheckpointError(f'there is no checkpoint file {source}')
+        if path.endswith('.safetensors'):
+            return _load_safetensors(path, map_location, name)
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(source, str(error))) from error
+        raise CheckpointError(_refusal(name, str(error))) from error
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f'{source} cannot be read: {error}') from error
+        raise CheckpointError(f'{name} cannot be read: {error}') from error
     except _DAMAGE as error:
         # torch's own words where they tell something, such as a device that is not there
         reason = str(error).split('. ')[0] if isinstance(error, RuntimeError) else ''
-        raise CheckpointError(_damage(source, reason)) from error
+        raise CheckpointError(_damage(name, reason)) from error
+
+
+def _is_url(source):
+    return source.startswith(('http://', 'https://'))
+
+
+def _cache_name(url):
+    """The name of a download: torch's, but for files that are all called the same."""
+    base = osp.basename(urlparse(url).path)
+    if base.endswith(('.safetensors', '.bin')):  # model.safetensors, pytorch_model.bin
+        return f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{base}'
+    return base
+
+
+def _load_safetensors(path, map_location, name):
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file as read
+    except ImportError:
+        raise CheckpointError(f'{name} is in the safetensors format; to read it, '
+                              'pip install safetensors') from None
+    try:
+        tensors = read(path)
+    except SafetensorError as error:
+        raise CheckpointError(_damage(name, str(error))) from error
+    if isinstance(map_location, (str, torch.device)):  # no device is noted in such a file
+        tensors = {k: v.to(map_location) for k, v in tensors.items()}
+    return tensors
 
 
 def _damage(source, reason=''):
     remedy = 'copy or download it again'
-    if source.startswith(('http://', 'https://')):
+    if _is_url(source):
         # what was downloaded is kept, so that trying again would read the same file
-        kept = osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(urlparse(source).path))
+        kept = osp.join(get_dir(), 'checkpoints', _cache_name(source))
         remedy = f'delete {kept} to download it again'
     reason = f' ({reason})' if reason else ''
     return f'{source} is no checkpoint file, or is truncated or damaged{reason}: {remedy}'
@@ -132,8 +166,15 @@ def _download(url, map_location, progress):
     rank, world_size = get_dist_info()
 
     def fetch():
-        return load_state_dict_from_url(
-            url, map_location=map_location, progress=progress, weights_only=True)
+        if not urlparse(url).path.endswith('.safetensors'):
+            return load_state_dict_from_url(
+                url, map_location=map_location, progress=progress, file_name=_cache_name(url),
+                weights_only=True)
+        path = osp.join(get_dir(), 'checkpoints', _cache_name(url))
+        if not osp.exists(path):
+            os.makedirs(osp.dirname(path), exist_ok=True)
+            download_url_to_file(url, path, progress=progress)
+        return _load_safetensors(path, map_location, url)
 
     if world_size == 1:
         return fetch()
@@ -145,17 +186,8 @@ def _download(url, map_location, progress):
     return checkpoint if rank == 0 else fetch()
 
 
-def _load_for_mmengine(filename, map_location=None):
-    return load_file(filename, map_location)
-
-
-def _load_url_for_mmengine(filename, map_location=None, model_dir=None, progress=os.isatty(0)):
-    return load_file(filename, map_location, progress)
-
-
 def install() -> None:
     """Allow mmengine's types and put the safe loaders into its registry of loaders."""
+    from .loaders import register_loaders  # they stand on this module
     allow_types(*MMENGINE_TYPES)
-    CheckpointLoader.register_scheme(prefixes='', loader=_load_for_mmengine, force=True)
-    CheckpointLoader.register_scheme(
-        prefixes=('http://', 'https://'), loader=_load_url_for_mmengine, force=True)
+    register_loaders()

@@ -286,7 +286,7 @@ def test_refuses_what_it_cannot_honour(kwargs, message):
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    (dict(growth=dict(stages=(1, ))), 'growth.stages names stage 1, but there are 1'),
+    (dict(growth=dict(stages=(1, ))), 'growth.stages names stage 1, but there is one stage'),
     (dict(growth=dict(blocks=(3, ))), 'growth.blocks names block 3, but there are 3'),
     (dict(growth=dict(start='half')), "growth.start must be 'paper', 'identity'"),
     (dict(adjustment=dict(rank=2.5)), 'adjustment.rank must be an integer'),

@@ -1,5 +1,8 @@
 """Small backbones with weights that hide nothing, and the formats that others write them in."""
+import http.server
+import os
 import re
+import threading
 
 import pytest
 import torch
@@ -134,3 +137,54 @@ VIT_FORMATS = {
 @pytest.fixture
 def formats():
     return dict(swin=SWIN_FORMATS, vit=VIT_FORMATS)
+
+
+class Evil:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path, )
+
+
+def write_evil(path, trace, zipped=True):
+    torch.save({'state_dict': {'w': torch.ones(2)}, 'evil': Evil(trace)}, path,
+               _use_new_zipfile_serialization=zipped)
+
+
+write_evil.Evil = Evil
+
+
+@pytest.fixture(name='write_evil')
+def write_evil_fixture():
+    """Write a file whose unpickling makes a folder."""
+    return write_evil
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    """Serve a folder on this machine; downloads go to another folder of the test."""
+    root, hub = tmp_path / 'www', tmp_path / 'hub'
+    root.mkdir()
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(hub))
+    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(root), **kwargs)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield root, f'http://127.0.0.1:{server.server_port}', hub
+    server.shutdown()
+    server.server_close()
+    thread.join()

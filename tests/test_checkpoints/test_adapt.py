@@ -1,12 +1,18 @@
 """Whole checkpoints brought to whole models."""
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
+from scalenet_mm import grow_backbone
 from scalenet_mm.checkpoints import adapt_checkpoint
 from scalenet_mm.errors import CheckpointError
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+GROWN = dict(growth=dict(), adjustment='paper')
 
 
 @pytest.fixture
@@ -110,8 +116,6 @@ def test_a_stock_backbone_grown_in_place(randomise):
     """Its own class loads it; the comparison is the same."""
     from mmpretrain.models import ImageClassifier
 
-    from scalenet_mm import grow_backbone
-
     def make(grown):
         model = ImageClassifier(
             backbone=dict(type='VisionTransformer', img_size=48, arch=dict(
@@ -133,6 +137,189 @@ def test_a_stock_backbone_grown_in_place(randomise):
     deeper = {k.replace('layers.2.', 'layers.3.'): v for k, v in make(False).state_dict().items()}
     with pytest.raises(CheckpointError, match=r'layers.2.\S+ is missing'):
         adapt_checkpoint(model, dict(state_dict=deeper), 'deeper.pth')
-    with pytest.raises(CheckpointError, match='fits the model in no tensor: it names conv.weight, '
-                       'the model backbone'):
+    with pytest.raises(CheckpointError, match='resnet.pth does not fit VisionTransformer: the '
+                       'names are of no known backbone, not of a vit: they begin with conv.weight'):
         adapt_checkpoint(model, {'conv.weight': torch.ones(1)}, 'resnet.pth')
+
+
+# --- derived tensors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('family', ['swin', 'vit'])
+def test_the_averaged_model_finds_all_its_tensors(family, classifier):
+    """mmengine's EMAHook swaps every tensor of its model with that of the checkpoint."""
+    from mmengine.hooks import EMAHook
+    from mmengine.model import ExponentialMovingAverage
+
+    model = classifier(family, **GROWN)
+    hook = EMAHook()
+    averaged = ExponentialMovingAverage(model)
+    checkpoint = dict(state_dict=model.state_dict(), ema_state_dict=averaged.state_dict())
+    adapt_checkpoint(model, checkpoint, 'own.pth', strict=True)
+    assert checkpoint['state_dict'].keys() == model.state_dict().keys()
+    hook._swap_ema_state_dict(checkpoint)
+    averaged.load_state_dict(checkpoint['ema_state_dict'])
+
+
+def test_an_index_is_the_models_own_where_it_does_not_fit(classifier):
+    key = 'backbone.stages.1.blocks.0.attn.w_msa.relative_position_index'
+    model = classifier('swin', window_size=4, img_size=64)
+    for state in (classifier('swin').state_dict(),
+                  {k: v for k, v in classifier('swin').state_dict().items() if 'index' not in k}):
+        checkpoint = dict(state_dict=state)
+        adapt_checkpoint(model, checkpoint, 'seven.pth')
+        assert torch.equal(checkpoint['state_dict'][key], model.state_dict()[key])
+        model.load_state_dict(checkpoint['state_dict'], strict=True)
+
+
+def test_versions_of_modules_are_kept(classifier):
+    checkpoint = dict(state_dict=classifier('swin').state_dict())
+    expected = checkpoint['state_dict']._metadata
+    adapt_checkpoint(classifier('swin'), checkpoint, 'own.pth')
+    assert checkpoint['state_dict']._metadata == expected
+
+
+def test_a_head_alone_leaves_the_backbone(classifier):
+    model = classifier('swin')
+    state = {'head.fc.weight': torch.ones(5, 32), 'head.fc.bias': torch.ones(5)}
+    for head in (state, {k.replace('.fc.', '.layers.head.'): v for k, v in state.items()}):
+        checkpoint = dict(state_dict=dict(head))
+        adapt_checkpoint(model, checkpoint, 'head.pth')
+        assert set(checkpoint['state_dict']) == set(state)
+
+
+# --- stock backbones, grown in place -------------------------------------------------------------
+
+STOCK = {
+    'vit': lambda img_size=48: dict(
+        type='mmpretrain.VisionTransformer', img_size=img_size, arch=dict(
+            embed_dims=24, num_layers=3, num_heads=2, feedforward_channels=48)),
+    'swin': lambda window_size=7: dict(
+        type='mmpretrain.SwinTransformer', window_size=window_size, img_size=56,
+        arch=dict(embed_dims=16, depths=(2, 2), num_heads=(2, 4)), out_indices=(1, )),
+    'mmdet swin': lambda window_size=7: dict(
+        type='mmdet.SwinTransformer', window_size=window_size, embed_dims=16, depths=(2, 2),
+        num_heads=(2, 4), strides=(4, 2), out_indices=(0, 1)),
+    'mmseg vit': lambda img_size=48: dict(
+        type='mmseg.VisionTransformer', img_size=img_size, embed_dims=24, num_layers=3,
+        num_heads=2, mlp_ratio=2, patch_bias=True, final_norm=True, norm_cfg=dict(
+            type='LN', eps=1e-6)),
+}
+
+
+class Whole(BaseModule):
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+
+@pytest.fixture
+def stock(randomise):
+
+    def make(name, grown=True, **kwargs):
+        from mmengine.registry import MODELS
+        backbone = MODELS.build(STOCK[name](**kwargs))
+        randomise(backbone, 1)
+        # mmseg's attention calls no layer that a gain could be on
+        growth = None if name == 'mmseg vit' else dict(start='identity')
+        return Whole(grow_backbone(backbone, growth=growth) if grown else backbone)
+
+    return make
+
+
+@pytest.mark.parametrize('name, fmt', [
+    ('vit', 'official'), ('vit', 'timm'), ('vit', 'mmseg'), ('vit', 'backbone'),
+    ('swin', 'official'), ('swin', 'old mmpretrain'), ('swin', 'detector'),
+    ('mmdet swin', 'official'), ('mmdet swin', 'detector'),
+    ('mmseg vit', 'official'), ('mmseg vit', 'backbone'), ('mmseg vit', 'segmentor')])
+def test_a_stock_backbone_reads_every_format(name, fmt, stock, swin, vit, formats, image):
+    family = name.split()[-1]
+    source = dict(swin=swin, vit=vit)[family]()
+    checkpoint = formats[family][fmt](source.state_dict())
+    model = stock(name)
+    report = adapt_checkpoint(model, checkpoint, 'file.pth')
+    _load_checkpoint_to_model(model, checkpoint, strict=False)
+    assert 'of the head' not in report.initialised
+    model.eval()
+    if name == 'mmseg vit':  # it returns maps
+        source.out_type = 'featmap'
+    if name != 'mmdet swin':  # it shifts the windows of small maps
+        with torch.no_grad():
+            torch.testing.assert_close(
+                model.backbone(image(56 if family == 'swin' else 48))[-1],
+                source(image(56 if family == 'swin' else 48))[-1])
+    else:
+        state = model.state_dict()
+        assert all(torch.equal(v, state[f'backbone.{k}']) for k, v in source.state_dict().items())
+
+
+@pytest.mark.parametrize('name, key, size', [
+    ('vit', 'pos_embed', dict(img_size=64)), ('mmseg vit', 'pos_embed', dict(img_size=64)),
+    ('mmseg vit', 'pos_embed', dict(img_size=(32, 80))),
+    ('swin', 'stages.0.blocks.1.attn.w_msa.relative_position_bias_table', dict(window_size=4)),
+    ('mmdet swin', 'stages.0.blocks.1.attn.w_msa.relative_position_bias_table',
+     dict(window_size=4))])
+def test_a_stock_backbone_of_another_size(name, key, size, stock, swin, vit):
+    source = stock(name, grown=False)
+    model = stock(name, **size)
+    checkpoint = dict(state_dict=source.state_dict())
+    adapt_checkpoint(model, checkpoint, 'file.pth')
+    _load_checkpoint_to_model(model, checkpoint, strict=False)
+    ours = dict(swin=swin, vit=vit)[name.split()[-1]](seed=3, **size)
+    if name == 'mmseg vit':
+        state = {k: v for k, v in vit().state_dict().items() if k != 'pos_embed'}
+        ours.load_state_dict({**state, 'pos_embed': source.backbone.pos_embed})
+    else:
+        ours.load_state_dict({k: v for k, v in source.backbone.state_dict().items()
+                              if 'index' not in k}, strict=False)
+    assert torch.equal(model.backbone.get_parameter(key), ours.get_parameter(key))
+    assert model.backbone.get_parameter(key).shape != source.backbone.get_parameter(key).shape
+
+
+def test_a_patch_bias_that_the_stock_class_lacks_is_named(stock, vit, formats, monkeypatch):
+    cfg = STOCK['mmseg vit']()
+    monkeypatch.setitem(STOCK, 'mmseg vit', lambda: dict(cfg, patch_bias=False))
+    with pytest.raises(CheckpointError, match=r'patch_embed.projection.bias has no place in the '
+                       r'model \(patch_bias=True makes one\)'):
+        adapt_checkpoint(stock('mmseg vit'), formats['vit']['official'](vit().state_dict()), 'x')
+
+
+def test_a_stock_distilled_backbone_reads_its_own_kind(randomise, vit, formats):
+    from mmengine.registry import MODELS
+    cfg = dict(STOCK['vit'](), type='mmpretrain.DistilledVisionTransformer')
+    model = Whole(grow_backbone(randomise(MODELS.build(cfg))))
+    state = formats['vit']['timm'](vit().state_dict())
+    state.update(dist_token=torch.ones(1, 1, 24), pos_embed=torch.ones(1, 18, 24))
+    adapt_checkpoint(model, state, 'distilled.pth')
+    # a grid of 3 x 3 in the model, 4 x 4 in the file, and two tokens
+    assert state['state_dict']['backbone.pos_embed'].shape == (1, 11, 24)
+    with pytest.raises(CheckpointError, match='distilled DeiT'):
+        adapt_checkpoint(Whole(vit()), {'dist_token': state['state_dict']['backbone.dist_token'],
+                                        **formats['vit']['timm'](vit().state_dict())}, 'x')
+
+
+# --- a trained detector --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('extra', [True, False], ids=['with index', 'without index'])
+def test_the_published_mask_rcnn(extra):
+    """mmdet's 3x detectors, written by mmdet 2.x, fill the paper's detection config."""
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, DefaultScope
+    cfg = Config.fromfile(CONFIGS / 'maskrcnn_scalenet_swin-t_1x_coco.py')
+    stock = Config.fromfile(CONFIGS / 'maskrcnn_scalenet_swin-t_1x_coco.py').model
+    stock.backbone = dict(
+        type='SwinTransformer', embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        trained, model = MODELS.build(stock).state_dict(), MODELS.build(cfg.model)
+    if not extra:
+        trained = {k: v for k, v in trained.items() if 'relative_position_index' not in k}
+    assert 'backbone.norm3.weight' in trained
+    checkpoint = dict(meta=dict(mmdet_version='2.11.0', epoch=36), state_dict=dict(trained))
+    report = adapt_checkpoint(model, checkpoint, 'mask_rcnn_swin.pth')
+    assert report.format == 'OpenMMLab' and not report.resized and not report.ignored
+    assert not set(trained) - set(checkpoint['state_dict'])
+    assert set(report.initialised) == {"norms of repeats (copies of their source's last instance)",
+                                       'adapters, LoRA or gains'}
+    assert set(report.matched) >= {k for k in trained if 'num_batches' not in k}

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from scalenet_mm.checkpoints.keys import (
+    find_family,
     find_format,
     is_derived,
+    names_alone,
     read_state_dict,
     split_backbone,
     to_mm_keys,
@@ -103,3 +105,38 @@ def test_grown_names_stay(vit):
 ])
 def test_is_derived(key, derived):
     assert is_derived(key) is derived
+
+
+def test_the_versions_of_modules_are_read():
+    state = torch.nn.Sequential(torch.nn.BatchNorm1d(2)).state_dict()
+    assert read_state_dict({'state_dict': state}, 'file')._metadata == state._metadata
+    wrapped = torch.nn.ModuleDict(dict(module=torch.nn.Sequential(torch.nn.BatchNorm1d(2))))
+    read = read_state_dict(wrapped.state_dict(), 'file')
+    assert '0.weight' in read and read._metadata['0'] == {'version': 2}
+
+
+def test_families_of_stock_backbones(vit, swin):
+    from mmengine.registry import MODELS
+    small = dict(embed_dims=24, num_layers=1, num_heads=2)
+    expected = {
+        ('vit', 'OpenMMLab'): dict(type='mmpretrain.VisionTransformer', arch='deit-tiny'),
+        ('vit', 'mmseg'): dict(type='mmseg.VisionTransformer', **small),
+        ('swin', 'OpenMMLab'): dict(type='mmseg.SwinTransformer'),
+        None: dict(type='mmpretrain.SwinTransformerV2', arch='tiny'),
+    }
+    with torch.device('cpu'):
+        for family, cfg in expected.items():
+            assert find_family(MODELS.build(cfg)) == family
+    assert find_family(vit()) == ('vit', 'OpenMMLab')
+    assert find_family(swin()) == ('swin', 'OpenMMLab')
+    assert find_family(torch.nn.Linear(2, 2)) is None
+
+
+@pytest.mark.parametrize('names, alone', [
+    (['module.blocks.0.attn.qkv.weight', 'head.weight'], ['blocks.0.attn.qkv.weight']),
+    (['layer1.0.conv1.weight'], ['layer1.0.conv1.weight']),
+    (['backbone.blocks.0.x', 'blocks.0.x'], []), (['module.backbone.blocks.0.x'], []),
+    (['head.fc.weight', 'neck.convs.0.weight', 'roi_head.bbox_head.fc_cls.bias'], []),
+])
+def test_a_backbone_alone_is_told_from_heads(names, alone):
+    assert names_alone(dict.fromkeys(names)) == alone

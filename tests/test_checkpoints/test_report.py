@@ -94,3 +94,29 @@ def test_nothing_matches(vit):
     with pytest.raises(CheckpointError, match='fits the model in no tensor: it names x, the model '
                        'cls_token, pos_embed'):
         run(vit(), {'x': torch.ones(1)})
+
+
+def test_unshared_repeats_are_copies(vit):
+    report = run(vit(growth=dict(share='none'), adjustment=None), vit().state_dict())
+    assert list(report.initialised) == ["repeats (copies of their source's last instance)"]
+
+
+@pytest.mark.parametrize('adjustment', ['paper', None])
+@pytest.mark.parametrize('given, wanted', [('weights', 'none'), ('none', 'weights'),
+                                           ('weights', 'all'), ('all', 'weights')])
+def test_another_share_is_named(given, wanted, adjustment, vit):
+    given_model, model = (vit(growth=dict(share=s), adjustment=adjustment)
+                          for s in (given, wanted))
+    if 'all' in (given, wanted) and adjustment is None:
+        return  # nothing of a repeat is in such a file, or in such a model
+    with pytest.raises(CheckpointError, match=f"growth.share differs, '{given}' in the file and "
+                       f"'{wanted}' in the model. Check"):
+        run(model, given_model.state_dict())
+
+
+def test_a_missing_norm_is_not_another_share(vit):
+    model = vit(growth=dict(), adjustment='paper')
+    given = {k: v for k, v in model.state_dict().items() if k != 'layers.1_r1.ln1.weight'}
+    with pytest.raises(CheckpointError, match='layers.1_r1.ln1.weight is missing') as error:
+        run(model, given)
+    assert 'share' not in str(error.value)

@@ -1,8 +1,7 @@
 """Loading executes nothing, from files and URLs, through every door of mmengine."""
-import http.server
 import os
 import pickle
-import threading
+import sys
 
 import numpy as np
 import pytest
@@ -14,51 +13,9 @@ from scalenet_mm import CheckpointError, load_pretrained
 from scalenet_mm.checkpoints import allow_types, load_file
 
 
-class Evil:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path, )
-
-
-def write_evil(path, trace, zipped=True):
-    torch.save({'state_dict': {'w': torch.ones(2)}, 'evil': Evil(trace)}, path,
-               _use_new_zipfile_serialization=zipped)
-
-
-@pytest.fixture
-def serve(tmp_path, monkeypatch):
-    """Serve a folder on this machine; downloads go to another folder of the test."""
-    root, hub = tmp_path / 'www', tmp_path / 'hub'
-    root.mkdir()
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(hub))
-    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('no_proxy', '127.0.0.1')
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, directory=str(root), **kwargs)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield root, f'http://127.0.0.1:{server.server_port}', hub
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
 @pytest.mark.parametrize('load', [load_file, _load_checkpoint], ids=['own', 'mmengine'])
-def test_code_in_a_file_is_not_run(load, zipped, tmp_path):
+def test_code_in_a_file_is_not_run(load, zipped, tmp_path, write_evil):
     path, trace = str(tmp_path / 'evil.pth'), tmp_path / 'trace'
     write_evil(path, trace, zipped)
     with pytest.raises(CheckpointError, match=r'evil.pth holds posix.mkdir, which is not on the '
@@ -70,16 +27,16 @@ def test_code_in_a_file_is_not_run(load, zipped, tmp_path):
     assert trace.exists()
 
 
-def test_plain_pickle_is_not_run(tmp_path):
+def test_plain_pickle_is_not_run(tmp_path, write_evil):
     path, trace = tmp_path / 'evil.pkl', tmp_path / 'trace'
-    path.write_bytes(pickle.dumps(Evil(trace)))
+    path.write_bytes(pickle.dumps(write_evil.Evil(trace)))
     with pytest.raises(CheckpointError):
         load_file(str(path))
     assert not trace.exists()
 
 
 @pytest.mark.parametrize('load', [load_file, _load_checkpoint], ids=['own', 'mmengine'])
-def test_code_behind_a_url_is_not_run(load, serve, tmp_path):
+def test_code_behind_a_url_is_not_run(load, serve, tmp_path, write_evil):
     root, url, hub = serve
     write_evil(root / 'evil.pth', tmp_path / 'trace')
     with pytest.raises(CheckpointError, match='holds posix.mkdir'):
@@ -210,3 +167,63 @@ def test_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     torch.save({'w': torch.ones(1)}, tmp_path / 'w.pth')
     assert load_file('~/w.pth')
+
+
+# --- safetensors ---------------------------------------------------------------------------------
+
+
+def write_safetensors(path, tensors):
+    pytest.importorskip('safetensors.torch').save_file(tensors, path)
+
+
+@pytest.mark.parametrize('load', [load_file, _load_checkpoint], ids=['own', 'mmengine'])
+def test_safetensors(load, tmp_path, vit, formats):
+    pytest.importorskip('safetensors.torch')
+    source = vit()
+    path = str(tmp_path / 'model.safetensors')
+    write_safetensors(path, {k: v.contiguous() for k, v in formats['vit']['timm'](
+        source.state_dict()).items()})
+    loaded = load(path, map_location='cpu')
+    assert torch.equal(loaded['blocks.1.mlp.fc1.weight'],
+                       source.get_parameter('layers.1.ffn.layers.0.0.weight'))
+    assert load(path, map_location='meta')['pos_embed'].device.type == 'meta'
+    model = vit(seed=1)
+    assert load_pretrained(model, path).format == 'official'
+    assert torch.equal(model.pos_embed, source.pos_embed)
+
+
+def test_safetensors_behind_urls_of_one_name(serve):
+    pytest.importorskip('safetensors.torch')
+    root, url, hub = serve
+    for i, folder in enumerate(('a', 'b')):
+        (root / folder).mkdir()
+        write_safetensors(root / folder / 'model.safetensors', {'w': torch.full((2, ), float(i))})
+    for i, folder in enumerate(('a', 'b')):
+        assert load_file(f'{url}/{folder}/model.safetensors')['w'][0] == i
+    (root / 'a' / 'model.safetensors').unlink()  # downloaded once
+    assert load_file(f'{url}/a/model.safetensors')['w'][0] == 0
+
+
+def test_damaged_safetensors(tmp_path, serve):
+    pytest.importorskip('safetensors.torch')
+    path = tmp_path / 'cut.safetensors'
+    write_safetensors(path, {'w': torch.ones(100)})
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match='cut.safetensors is no checkpoint file, or is '
+                       'truncated or damaged.*copy or download it again'):
+        load_file(str(path))
+    root, url, hub = serve
+    (root / 'cut.safetensors').write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match='delete .*cut.safetensors to download') as error:
+        load_file(f'{url}/cut.safetensors')
+    kept, = (hub / 'checkpoints').iterdir()
+    assert str(kept) in str(error.value)
+
+
+def test_safetensors_without_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    path = tmp_path / 'model.safetensors'
+    path.write_bytes(b'x')
+    with pytest.raises(CheckpointError, match='model.safetensors is in the safetensors format; to '
+                       'read it, pip install safetensors'):
+        load_file(str(path))

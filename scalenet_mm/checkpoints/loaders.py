@@ -1,0 +1,130 @@
+"""The loaders that take the place of mmengine's, one for each place that it knows.
+
+Its own ones unpickle whatever they find: those for URLs and model zoos ask for it, the others leave
+it to torch, which refuses since 2.6 only.
+"""
+import io
+import os
+import os.path as osp
+from collections import OrderedDict
+from tempfile import TemporaryDirectory
+
+import torch
+from mmengine.fileio import get_file_backend
+from mmengine.runner import checkpoint as _mmengine
+
+from ..errors import CheckpointError
+from .backbone_state import FILE_NOTE
+from .keys import names_alone
+from .safe import load_file
+
+
+def prepare_for_mmengine(checkpoint):
+    """Make what a file holds loadable by mmengine, which looks under 'state_dict' alone.
+
+    Official releases have their tensors under 'model'. mmengine hands a backbone nothing but the
+    tensors under its prefix and the state dict's metadata; so it is there that a note tells the
+    backbone that it is loaded from a file, and whether one without prefixes
+    (:func:`check_backbone_state`).
+
+    Args:
+        checkpoint (Any): What the file holds.
+
+    Returns:
+        Any: The same, with a note and if need be with a 'state_dict'.
+    """
+    if not isinstance(checkpoint, dict):
+        return checkpoint
+    if 'state_dict' not in checkpoint and _is_state_dict(checkpoint.get('model')):
+        checkpoint = {**checkpoint, 'state_dict': checkpoint['model']}
+    state = checkpoint.get('state_dict', checkpoint)
+    if not _is_state_dict(state):
+        return checkpoint
+    noted = OrderedDict(state)
+    noted._metadata = OrderedDict(getattr(state, '_metadata', None) or {})
+    note = {FILE_NOTE: names_alone(state)}
+    for module in ('', 'backbone'):
+        noted._metadata[module] = {**noted._metadata.get(module, {}), **note}
+    return noted if state is checkpoint else {**checkpoint, 'state_dict': noted}
+
+
+def _is_state_dict(value):
+    return isinstance(value, dict) and len(value) > 0 and all(
+        isinstance(v, torch.Tensor) for v in value.values())
+
+
+def load_from_local(filename, map_location=None):
+    """Load a local file."""
+    return prepare_for_mmengine(load_file(filename, map_location))
+
+
+def load_from_http(filename, map_location=None, model_dir=None, progress=os.isatty(0)):
+    """Load from a URL; ``model_dir`` is taken for compatibility."""
+    return prepare_for_mmengine(load_file(filename, map_location, progress))
+
+
+def load_from_torchvision(filename, map_location=None):
+    """Load a model of torchvision by its name."""
+    return load_from_http(_look_up(_mmengine.get_torchvision_models(), filename), map_location)
+
+
+def load_from_openmmlab(filename, map_location=None):
+    """Load a model of OpenMMLab's zoo by its name."""
+    renamed = _mmengine.get_deprecated_model_names()
+    scheme, name = filename.split('://', 1)
+    url = _look_up(_mmengine.get_external_models(), f'{scheme}://{renamed.get(name, name)}')
+    if not url.startswith(('http://', 'https://')):
+        url = osp.join(_mmengine._get_mmengine_home(), url)
+    return load_from_http(url, map_location)
+
+
+def load_from_mmcls(filename, map_location=None):
+    """Load the backbone of one of mmpretrain's models by its name."""
+    checkpoint = load_from_http(_look_up(_mmengine.get_mmcls_models(), filename), map_location)
+    return _mmengine._process_mmcls_checkpoint(checkpoint)
+
+
+def load_from_ceph(filename, map_location=None, backend='petrel'):
+    """Load from Ceph."""
+    storage = get_file_backend(filename, backend_args={'backend': backend})
+    with io.BytesIO(storage.get(filename)) as file:
+        return prepare_for_mmengine(load_file(file, map_location, name=filename))
+
+
+def load_from_pavi(filename, map_location=None):
+    """Load from PAVI's model cloud."""
+    try:
+        from pavi import modelcloud
+    except ImportError:
+        raise CheckpointError(f'{filename} is in a model cloud that only the package pavi can '
+                              'read; name a file or URL instead') from None
+    model = modelcloud.get(filename[len('pavi://'):])
+    with TemporaryDirectory() as folder:
+        path = osp.join(folder, osp.basename(model.name))
+        model.download(path)
+        return load_from_local(path, map_location)
+
+
+def _look_up(urls, filename):
+    scheme, name = filename.split('://', 1)
+    if name not in urls:
+        raise CheckpointError(f'{filename}: {scheme} has no model {name!r}')
+    return urls[name]
+
+
+#: The prefixes of paths, regular expressions as in mmengine.
+LOADERS = {
+    ('', ): load_from_local,
+    ('http://', 'https://'): load_from_http,
+    ('modelzoo://', 'torchvision://'): load_from_torchvision,
+    ('open-mmlab://', 'openmmlab://'): load_from_openmmlab,
+    ('mmcls://', ): load_from_mmcls,
+    (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_ceph,
+    ('pavi://', ): load_from_pavi,
+}
+
+
+def register_loaders() -> None:
+    """Put the loaders into mmengine's registry, in the place of its own."""
+    for prefixes, loader in LOADERS.items():
+        _mmengine.CheckpointLoader.register_scheme(prefixes, loader, force=True)
