@@ -86,9 +86,11 @@ class Cache:
             [sys.executable, str(self.home / 'stub.py'), str(self.home)])
 
     def start(self, **environ):
+        # a shell's background job, as a CI's may be, has its children ignore the interrupt
         return subprocess.Popen([sys.executable, '-c', OBTAIN, str(DEV)], text=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, env={**self.environ, **environ})
+                                stderr=subprocess.STDOUT, env={**self.environ, **environ},
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
     def obtain(self, **environ):
         process = self.start(**environ)
