@@ -12,9 +12,13 @@ from mmengine.utils import is_abs
 
 from scalenet_mm.engine.scopes import SCOPES, iter_datasets, iter_metrics, type_name
 from scalenet_mm.errors import CheckpointError, ConfigError
+from scalenet_mm.growth import AdjustmentSpec, GrowthSpec
 
 # Data sets of mmpretrain that fetch their files into a folder which need not exist before.
 SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
+
+# What takes growth options in a config.
+GROWING = ('ScaleNetSwin', 'ScaleNetViT', 'GrownBackbone', 'AdapterInjectionHook')
 
 
 class Missing(NamedTuple):
@@ -228,6 +232,24 @@ def _check_work_dir(cfg: Config) -> None:
         raise ConfigError(f'work_dir: {cfg.work_dir!r} is a file; name a folder by --work-dir')
 
 
+def check_growth(cfg: Config) -> None:
+    """Check what can be seen of growth options before a model is built and a folder made.
+
+    Args:
+        cfg (Config): The config with all options applied.
+
+    Raises:
+        GrowthError: If an option is unknown or has a value that no model could take.
+    """
+    places = [(cfg.get('model') or {}).get('backbone') or {}, *(cfg.get('custom_hooks') or [])]
+    for place in places:
+        if type_name(place) not in GROWING:
+            continue
+        for key, spec in (('growth', GrowthSpec), ('adjustment', AdjustmentSpec)):
+            if isinstance(place.get(key), dict):
+                spec.from_cfg(place[key])
+
+
 def check_train(cfg: Config) -> None:
     """Everything that can be known to fail before training starts. Writes nothing.
 
@@ -237,12 +259,14 @@ def check_train(cfg: Config) -> None:
     Raises:
         ConfigError: If data, a device or the toolbox is missing.
         CheckpointError: If ``load_from``, or the checkpoint to resume from, can't be used.
+        GrowthError: If growth options can't be meant.
     """
     if cfg.get('model') is None:
         raise ConfigError('the config has no model')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ConfigError(f'the config has no {key}: there is nothing to train')
+    check_growth(cfg)
     check_toolbox(cfg)
     check_devices(cfg)
     _check_work_dir(cfg)

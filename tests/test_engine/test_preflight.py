@@ -10,12 +10,13 @@ from scalenet_mm.engine.preflight import (
     check_checkpoint,
     check_data,
     check_devices,
+    check_growth,
     check_test,
     check_toolbox,
     check_train,
     find_missing_data,
 )
-from scalenet_mm.errors import CheckpointError, ConfigError
+from scalenet_mm.errors import CheckpointError, ConfigError, GrowthError
 
 
 @pytest.fixture
@@ -221,3 +222,26 @@ class TestMachine:
             check_devices(cfg)
         monkeypatch.setattr(preflight, 'get_device', lambda: 'cuda')
         check_devices(cfg)
+
+
+class TestGrowth:
+
+    @pytest.mark.parametrize('options, message', [
+        (dict(growth=dict(times=0)), 'growth.times must be an integer >= 1'),
+        (dict(growth=dict(tmies=2)), "growth has no option 'tmies'"),
+        (dict(adjustment=dict(rank=0)), 'adjustment.rank must be an integer >= 1'),
+    ])
+    @pytest.mark.parametrize('place', ['backbone', 'hook'])
+    def test_before_a_folder_is_made(self, make_cfg, tmp_path, options, message, place):
+        cfg = make_cfg('mmdet', work_dir=str(tmp_path / 'work'))
+        if place == 'backbone':
+            cfg.model.backbone = dict(type='ScaleNetSwin', **options)
+        else:
+            cfg.custom_hooks = [dict(type='AdapterInjectionHook', **options)]
+        with pytest.raises(GrowthError, match=message):
+            check_train(cfg)
+        assert not (tmp_path / 'work').exists()
+
+    def test_words_and_stock_backbones_are_left_alone(self):
+        check_growth(Config(dict(model=dict(backbone=dict(type='ScaleNetViT', growth='paper')))))
+        check_growth(Config(dict(model=dict(backbone=dict(type='ResNet', growth=dict(x=1))))))
