@@ -104,7 +104,7 @@ def test_gradients_equal_stock(randomise, image):
 
 
 def test_equals_timm(tmp_path, randomise, image, assert_same_outputs):
-    timm = pytest.importorskip('timm')
+    import timm
     from timm.models.swin_transformer import SwinTransformer
 
     from scalenet_mm import load_pretrained

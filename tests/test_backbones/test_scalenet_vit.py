@@ -83,7 +83,6 @@ def test_gradients_equal_stock(randomise, image):
 
 
 def test_equals_timm(tmp_path, randomise, image, assert_same_outputs):
-    pytest.importorskip('timm')
     from timm.models.vision_transformer import VisionTransformer
     theirs = randomise(VisionTransformer(
         img_size=48, embed_dim=24, depth=3, num_heads=2, mlp_ratio=2, num_classes=5)).eval()

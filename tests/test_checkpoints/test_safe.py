@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
+from safetensors.torch import save_file
 
 from scalenet_mm import CheckpointError, load_pretrained
 from scalenet_mm.checkpoints import allow_types, load_file
@@ -173,12 +174,11 @@ def test_home_folder(tmp_path, monkeypatch):
 
 
 def write_safetensors(path, tensors):
-    pytest.importorskip('safetensors.torch').save_file(tensors, path)
+    save_file(tensors, path)
 
 
 @pytest.mark.parametrize('load', [load_file, _load_checkpoint], ids=['own', 'mmengine'])
 def test_safetensors(load, tmp_path, vit, formats):
-    pytest.importorskip('safetensors.torch')
     source = vit()
     path = str(tmp_path / 'model.safetensors')
     write_safetensors(path, {k: v.contiguous() for k, v in formats['vit']['timm'](
@@ -193,7 +193,6 @@ def test_safetensors(load, tmp_path, vit, formats):
 
 
 def test_safetensors_behind_urls_of_one_name(serve):
-    pytest.importorskip('safetensors.torch')
     root, url, hub = serve
     for i, folder in enumerate(('a', 'b')):
         (root / folder).mkdir()
@@ -205,7 +204,6 @@ def test_safetensors_behind_urls_of_one_name(serve):
 
 
 def test_damaged_safetensors(tmp_path, serve):
-    pytest.importorskip('safetensors.torch')
     path = tmp_path / 'cut.safetensors'
     write_safetensors(path, {'w': torch.ones(100)})
     path.write_bytes(path.read_bytes()[:200])
