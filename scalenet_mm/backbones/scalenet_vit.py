@@ -337,7 +337,7 @@ class ScaleNetViT(GrowableBackbone):
         frozen = [self.patch_embed, self.drop_after_pos, self.pre_norm]
         frozen += [
             block for source, block in zip(self.layer_maps[0].sources, self.layers)
-            if source < self.frozen_stages
+            if isinstance(source, int) and source < self.frozen_stages
         ]
         if self.frozen_stages >= self.num_layers:
             frozen += [getattr(self, n) for n in ('ln1', 'ln2') if hasattr(self, n)]

@@ -10,6 +10,7 @@ from .keys import is_derived
 
 _INCREMENT = re.compile(rf'.*\.({"|".join(ADAPTER_NAMES)}|{GAIN_NAME})$')
 _REPEAT = re.compile(r'.*\.\d+_r\d+\.')
+_NEW = re.compile(r'.*\.new\d+\.')
 #: Parts of a backbone that a recipe may lack or add without being another architecture: norms of
 #: outputs, which depend on the stages that are used.
 _OPTIONAL = re.compile(r'^(norm\d?|ln[12])\.')
@@ -70,7 +71,7 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
     problems = []
     of_backbone = [k for k in given if k.startswith(backbone_prefix)]
     plain = not any(_INCREMENT.match(k) for k in of_backbone)
-    ungrown = not any(_REPEAT.match(k) for k in of_backbone)
+    ungrown = not any(_REPEAT.match(k) or _NEW.match(k) for k in of_backbone)
     shares = [_share_of(tensors, lists) for tensors in (given, wanted)]
     copies = "{} (copies of their source's last instance)".format(
         'repeats' if shares[1] == 'none' else 'norms of repeats')
@@ -88,6 +89,11 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
             continue
         elif bare is None:
             report.initialised.setdefault('of the head', []).append(key)
+        elif _NEW.match(key) and not _INCREMENT.match(key):
+            report.initialised.setdefault('of new blocks (averages or random)', []).append(key)
+            if _holds_block(key, of_backbone, lists):
+                problems.append(f'{bare} is missing, though the file holds other tensors of that '
+                                'new block')
         elif _REPEAT.match(key) and not _INCREMENT.match(key):
             report.initialised.setdefault(copies, []).append(key)
             if _holds_block(key, of_backbone, lists):

@@ -20,6 +20,7 @@ from .adjustment import (
 )
 from .derived import Derived, change_class
 from .layer_map import LayerMap, make_layer_map, resolve_indices
+from .new_block import average_tensors, make_new_block
 from .sharing import Repeat, check_repeatable, is_norm, tie
 
 SHARES = ('weights', 'all', 'none')
@@ -31,9 +32,10 @@ class GrowthSpec:
 
     Args:
         order (str | Sequence): ``'interpolate'``, ``'stack'`` or ``'cyclic'``, see
-            :func:`make_layer_map`; or the map itself: a list of block indices, one such list for
-            each grown stage, in the order of ``stages``, if there are several. Defaults to
-            'interpolate'.
+            :func:`make_layer_map`; or the map itself: a list of block indices, in which a list
+            of indices stands for a new block that starts as their average, and ``[]`` for one
+            that starts from random values (see :class:`LayerMap`); one such map for each grown
+            stage, in the order of ``stages``, if there are several. Defaults to 'interpolate'.
         times (int): How often each selected block is used in all. Defaults to 2.
         stages (Sequence[int], optional): Lists of blocks to grow, for a backbone that has
             several; negative indices count from the end. All if None. Defaults to None.
@@ -46,9 +48,10 @@ class GrowthSpec:
 
             - ``'paper'``: every instance counts fully; no gains. The pretrained function is lost.
             - ``'identity'``: a gain of 1 on each residual branch of an original and 0 on those of
-              its repeats: the grown model equals the pretrained one.
+              its repeats and new blocks: the grown model equals the pretrained one.
             - ``dict(type='split', share=a)``: ``1 - a`` on an original, ``a`` on its repeats
-              together; ``a = 0.5`` with two instances makes two half steps.
+              together; ``a = 0.5`` with two instances makes two half steps. There are no new
+              blocks then: they have no instance to share with.
 
             Gains are learned, one for each channel. Defaults to 'paper'.
 
@@ -94,10 +97,12 @@ class GrowthSpec:
                           f'share=a) with a in [0, 1], got {self.start!r}')
 
     def gain(self, repeat: int, instances: int) -> Optional[float]:
-        """float | None: The gain that an instance of a group starts with."""
+        """float | None: The gain that an instance of a group starts with; a new block has none."""
         split = self._split()
         if split is None:
             return None
+        if instances == 0:
+            return split
         return 1. - split if repeat == 0 else split / (instances - 1)
 
     def layer_maps(self, depths: Sequence) -> list:
@@ -116,7 +121,8 @@ class GrowthSpec:
         if self.stages is not None:  # lists of order go with the stages as the user names them
             stages = list(dict.fromkeys(stage % len(depths) for stage in self.stages))
         orders = [self.order] * len(stages)
-        if not isinstance(self.order, str) and any(isinstance(o, Sequence) for o in self.order):
+        # within a map, a list stands for a new block; but there are plain indices beside it
+        if not isinstance(self.order, str) and all(isinstance(o, Sequence) for o in self.order):
             if len(self.order) != len(stages):
                 raise GrowthError(f'growth.order holds {len(self.order)} lists of blocks for '
                                   f'{len(stages)} grown stage(s)')
@@ -127,6 +133,10 @@ class GrowthSpec:
         maps = [LayerMap(tuple(range(depth)), depth) for depth in depths]
         for stage, order in zip(stages, orders):
             maps[stage] = make_layer_map(depths[stage], order, self.times, self.blocks)
+        if self._split() and any(any(layer_map.new) for layer_map in maps):
+            raise GrowthError('growth.start: a split divides the step of a block among its '
+                              'instances, and the new blocks that growth.order asks for (lists '
+                              "in it) have none: use 'paper' or 'identity'")
         return maps
 
 
@@ -263,15 +273,20 @@ def _check_list(blocks, layer_map):
     if len(blocks) != layer_map.base_depth:
         raise GrowthError(f'the layer map is for {layer_map.base_depth} blocks, the list holds '
                           f'{len(blocks)}')
+    templates = {layer_map.template(i) for i, new in enumerate(layer_map.new) if new}
     for name, block in blocks._modules.items():
-        if layer_map.shared[layer_map.sources.index(int(name))]:
+        if layer_map.shared[layer_map.sources.index(int(name))] or int(name) in templates:
             check_repeatable(block, name)
 
 
 def _grow_one(blocks, layer_map, growth, adjustment):
     originals = list(blocks._modules.values())
     instances = {}
-    for name, source, repeat in zip(layer_map.names, layer_map.sources, layer_map.repeats):
+    for position, (name, source, repeat) in enumerate(
+            zip(layer_map.names, layer_map.sources, layer_map.repeats)):
+        if layer_map.new[position]:
+            instances[name] = make_new_block(originals, source, layer_map.template(position))
+            continue
         original = originals[source]
         if repeat == 0:
             instances[name] = original
@@ -283,12 +298,16 @@ def _grow_one(blocks, layer_map, growth, adjustment):
         else:
             instances[name] = tie(original, owned=is_norm)
 
-    for (name, block), shared, source, repeat in zip(instances.items(), layer_map.shared,
-                                                     layer_map.sources, layer_map.repeats):
+    for position, (name, block) in enumerate(instances.items()):
+        shared, new = layer_map.shared[position], layer_map.new[position]
         if adjustment is not None and (shared or adjustment.scope == 'all'):
             adjust_linears(block, adjustment, name)
-        gain = growth.gain(repeat, layer_map.sources.count(source))
-        if shared and gain is not None:
+        source = layer_map.sources[position]
+        instances_of_source = 0 if new else layer_map.sources.count(source)
+        gain = None
+        if shared or new:
+            gain = growth.gain(layer_map.repeats[position], instances_of_source)
+        if gain is not None:
             set_gains(block, gain, name)
 
     change_class(blocks, Grown)
@@ -313,6 +332,8 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
       those of its source's last instance that it does hold; gains stay at their start.
     - If the checkpoint holds no adapters, LoRA or gains for the list, they stay as they are.
     - If it holds no repeats, gains that it lacks stay as they are: it is of an ungrown model.
+    - A new block that it does not hold at all gets the average of the blocks it is to be one of;
+      one of random values is left out, so that it counts as not loaded.
 
     A checkpoint that holds a part of them is left as it is, so that a strict load names what is
     missing.
@@ -332,9 +353,11 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
     ungrown = present <= {str(source) for source in layer_map.sources}
 
     last_present = {}
-    for name, source, block in zip(layer_map.names, layer_map.sources, blocks):
+    for name, source, new, block in zip(layer_map.names, layer_map.sources, layer_map.new, blocks):
         if name in present:
             last_present[source] = name
+        if new and name not in present:
+            _fill_new_block(block, source, state, state_dict, prefix, name)
         own = [n for n, _ in (*block.named_parameters(), *block.named_buffers())]
         if name not in present and source in last_present:
             donor = f'{prefix}{last_present[source]}.'
@@ -346,6 +369,21 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
         for key in increments(block):
             if plain or name not in present or (ungrown and key.endswith(f'.{GAIN_NAME}')):
                 state_dict.setdefault(f'{prefix}{name}.{key}', parameters[key].detach().clone())
+
+
+def _fill_new_block(block, source, state, state_dict, prefix, name):
+    """Average for a new block what the file holds of others; its buffers are as they are."""
+    of_sources = [{k.removeprefix(f'{prefix}{index}.'): v for k, v in state.items()
+                   if k.startswith(f'{prefix}{index}.')} for index, _ in source]
+    averages = average_tensors(of_sources, [weight for _, weight in source])
+    skipped = increments(block)
+    for key, _ in block.named_parameters():
+        if key in averages and key not in skipped:
+            state_dict[f'{prefix}{name}.{key}'] = averages[key]
+    persistent = block.state_dict()
+    for key, buffer in block.named_buffers():
+        if key in persistent:
+            state_dict[f'{prefix}{name}.{key}'] = buffer.clone()
 
 
 def check_targets_called(model: nn.Module, run) -> None:

@@ -3,6 +3,8 @@
 The notation is the paper's (ScaleNet, arXiv 2510.18431, section III-A): block ``l'`` of the grown
 model uses the weights of pretrained block ``g(l')``. Indices are 0-based here.
 """
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +20,20 @@ class LayerMap:
     """The source of every block of a grown list, in execution order.
 
     The first block that uses a source is that source's *original*; the later ones are its
-    *repeats*.
+    *repeats*. A block that starts as the average of several, or from random values, is *new*: it
+    shares nothing with any other, whatever ``share`` says.
 
     Args:
-        sources (tuple[int]): For each block of the grown list, the index of the pretrained block
-            whose weights it uses.
-        base_depth (int): Number of pretrained blocks. Each of them must occur in ``sources``.
+        sources (Sequence): For each block of the grown list
+
+            - the index of the pretrained block whose weights it uses,
+            - or a list of indices, or of (index, weight) pairs whose weights sum to 1: it starts
+              as the average of those pretrained blocks,
+            - or an empty list: it starts from random values.
+
+            Kept as a tuple of indices and of tuples of pairs.
+        base_depth (int): Number of pretrained blocks. Each of them must occur by itself in
+            ``sources``.
 
     Raises:
         GrowthError: If a source is out of range or a pretrained block is never used.
@@ -32,18 +42,45 @@ class LayerMap:
     base_depth: int
 
     def __post_init__(self):
-        object.__setattr__(self, 'sources', tuple(self.sources))
-        for position, source in enumerate(self.sources):
-            if isinstance(source, bool) or not isinstance(source, int):
-                raise GrowthError(f'a layer map holds block indices, got {source!r} at position '
-                                  f'{position}')
-            if not 0 <= source < self.base_depth:
-                raise GrowthError(f'the layer map names block {source}, but there are '
-                                  f'{self.base_depth} blocks: 0 to {self.base_depth - 1}')
-        unused = sorted(set(range(self.base_depth)) - set(self.sources))
+        sources = tuple(
+            self._check_average(source, position) if isinstance(source, (list, tuple)) else
+            self._check_index(source, position) for position, source in enumerate(self.sources))
+        object.__setattr__(self, 'sources', sources)
+        unused = sorted(set(range(self.base_depth)) - set(sources))
         if unused:
             raise GrowthError(f'the layer map never uses the pretrained block(s) {unused}: every '
-                              'block must occur at least once, growth removes none')
+                              'block must occur by itself at least once, growth removes none')
+
+    def _check_index(self, source, position):
+        if isinstance(source, bool) or not isinstance(source, int):
+            raise GrowthError(f'a layer map holds block indices, lists of them for averages, and '
+                              f'empty lists for random blocks; got {source!r} at position '
+                              f'{position}')
+        if not 0 <= source < self.base_depth:
+            raise GrowthError(f'the layer map names block {source}, but there are '
+                              f'{self.base_depth} blocks: 0 to {self.base_depth - 1}')
+        return source
+
+    def _check_average(self, sources, position):
+        """tuple[tuple[int, float]]: Blocks and their weights, from what the user wrote."""
+        if not any(isinstance(source, (list, tuple)) for source in sources):
+            sources = [(source, 1 / len(sources)) for source in sources]
+        pairs = []
+        for pair in sources:
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2 \
+                    or isinstance(pair[1], bool) or not isinstance(pair[1], (int, float)):
+                raise GrowthError('an average in a layer map is a list of block indices or of '
+                                  f'(index, weight) pairs, got {list(sources)!r} at position '
+                                  f'{position}')
+            pairs.append((self._check_index(pair[0], position), float(pair[1])))
+        total = sum(weight for _, weight in pairs)
+        if pairs and not math.isclose(total, 1., abs_tol=1e-6):
+            raise GrowthError(f'the weights of an average must sum to 1, those at position '
+                              f'{position} of the layer map sum to {total:g}')
+        if len({source for source, _ in pairs}) < len(pairs):
+            raise GrowthError(f'the average at position {position} of the layer map names a block '
+                              'more than once')
+        return tuple(pairs)
 
     def __len__(self):
         return len(self.sources)
@@ -54,21 +91,39 @@ class LayerMap:
         return self.sources == tuple(range(self.base_depth))
 
     @cached_property
+    def new(self) -> tuple:
+        """tuple[bool]: For each block, whether it is an average or starts from random values."""
+        return tuple(isinstance(source, tuple) for source in self.sources)
+
+    @cached_property
     def repeats(self) -> tuple:
-        """tuple[int]: 0 for an original, k for the k-th repeat of its source."""
-        seen = [0] * self.base_depth
+        """tuple[int]: 0 for an original, k for the k-th repeat of its source or k-th new block."""
+        seen = Counter({'new': 1})
         counts = []
         for source in self.sources:
-            counts.append(seen[source])
-            seen[source] += 1
+            group = 'new' if isinstance(source, tuple) else source
+            counts.append(seen[group])
+            seen[group] += 1
         return tuple(counts)
 
     @cached_property
     def names(self) -> tuple:
-        """tuple[str]: Module names: ``'3'`` for an original, ``'3_r1'`` for its first repeat."""
-        return tuple(
-            str(source) if repeat == 0 else f'{source}_r{repeat}'
-            for source, repeat in zip(self.sources, self.repeats))
+        """tuple[str]: Module names: ``'3'`` for an original, ``'3_r1'`` for its first repeat.
+
+        New blocks are ``'new1'``, ``'new2'``, ...
+        """
+        return tuple(f'new{repeat}' if new else str(source) if repeat == 0 else
+                     f'{source}_r{repeat}'
+                     for source, repeat, new in zip(self.sources, self.repeats, self.new))
+
+    def template(self, position: int) -> int:
+        """int: The pretrained block whose structure the new block at a position has.
+
+        The last one as far from the position as an even number: shifted and unshifted windows
+        take turns in Swin, and so they do with the new block.
+        """
+        last = self.base_depth - 1
+        return max(last - (last - position) % 2, 0)
 
     def positions(self, source: int) -> tuple:
         """tuple[int]: Execution positions of all the instances of a pretrained block."""
@@ -92,7 +147,8 @@ class LayerMap:
     @cached_property
     def shared(self) -> tuple:
         """tuple[bool]: For each block, whether its source is used more than once."""
-        return tuple(self.sources.count(source) > 1 for source in self.sources)
+        return tuple(not new and self.sources.count(source) > 1
+                     for source, new in zip(self.sources, self.new))
 
 
 def make_layer_map(depth: int,
@@ -110,8 +166,8 @@ def make_layer_map(depth: int,
               (0, 1, 2, 0, 1, 2, 3, ... when blocks 0 to 2 are selected).
             - ``'cyclic'``: at the end of the list, in the order of the blocks (eq. 6). The same
               as ``'stack'`` when every block is selected.
-            - a sequence of block indices: the map itself. ``times`` and ``blocks`` are then not
-              used.
+            - a sequence of block indices, with lists for averages and for random blocks: the map
+              itself, see :class:`LayerMap`. ``times`` and ``blocks`` are then not used.
 
             Defaults to 'interpolate'.
         times (int): How often each selected block is used in all; 1 leaves the list as it is.

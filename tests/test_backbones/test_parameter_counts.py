@@ -118,3 +118,19 @@ def test_only_norms_and_adapters_are_added():
     assert added
     assert all(name in norms or name.split('.')[-1] in ('adapter_down', 'adapter_up')
                for name in added)
+
+
+@pytest.mark.parametrize('cls, arch, stages, depth, new, in_millions', [
+    (ScaleNetViT, 'deit-tiny', None, 12, 2, 6.61),
+    (ScaleNetViT, 'deit-small', None, 12, 1, 23.83),
+    (ScaleNetViT, 'deit-base', None, 12, 1, 93.66),
+    (ScaleNetSwin, 'tiny', (2, ), 6, 1, 30.06),
+    (ScaleNetSwin, 'small', (2, ), 18, 1, 51.38),
+    (ScaleNetSwin, 'base', (2, ), 18, 1, 90.92),
+])
+@pytest.mark.parametrize('entry', [[], [0, 3], 0])
+def test_baselines_of_table_1(entry, cls, arch, stages, depth, new, in_millions):
+    """Random blocks, averages and copies, none of which share."""
+    growth = dict(order=[*range(depth), *[entry] * new], stages=stages, share='none')
+    model = build(cls, arch, growth=growth, adjustment=None)
+    assert round(count(model) / 1e6, 2) == in_millions

@@ -446,3 +446,17 @@ def test_complexity_counts_tensors_once_and_blocks_each_time():
     activations = sum(blocks * tokens * 2 * 16
                       for blocks, tokens in ((2, 784), (2, 196), (4, 49)))
     assert products <= flops - literal_flops <= products + 2 * activations
+
+
+@pytest.mark.parametrize('order, shifted', [
+    ([0, 1, 2, 3, [], [0, 1]], [False, True] * 3),  # windows go on taking turns
+    ([0, 1, 2, 3, 0], [False, True, False, True, False]),
+    ([0, [0, 1], 1, 2, 3], [False, True, True, False, True]),
+])
+def test_windows_of_new_blocks(order, shifted):
+    model = ScaleNetSwin(
+        dict(embed_dims=16, depths=(4, 4), num_heads=(2, 2)), img_size=56, adjustment=None,
+        growth=dict(order=order, stages=(0, ), share='none'))
+    assert [block.attn.shift_size > 0 for block in model.stages[0].blocks] == shifted
+    model(torch.randn(1, 3, 56, 56))[0].sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if 'norm' not in name)

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from scalenet_mm import grow_backbone
-from scalenet_mm.checkpoints import adapt_checkpoint
+from scalenet_mm.checkpoints import LoadTracker, adapt_checkpoint
 from scalenet_mm.errors import CheckpointError
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -323,3 +323,36 @@ def test_the_published_mask_rcnn(extra):
     assert set(report.initialised) == {"norms of repeats (copies of their source's last instance)",
                                        'adapters, LoRA or gains'}
     assert set(report.matched) >= {k for k in trained if 'num_batches' not in k}
+
+
+@pytest.mark.parametrize('order, lacking', [([0, 1, 2, []], 'layers.new1'),
+                                            ([0, 1, 2, [0, 2]], None)])
+def test_new_blocks_are_averages_or_not_loaded(order, lacking, classifier, formats):
+    source = classifier()
+    model = classifier(seed=1, growth=dict(order=order, share='none'))
+    tracker = LoadTracker(model)
+    official = formats['vit']['official'](source.backbone.state_dict())
+    official['model']['head.weight'] = source.head.fc.weight.detach().clone()
+    official['model']['head.bias'] = source.head.fc.bias.detach().clone()
+    report = adapt_checkpoint(model, official, 'deit.pth')
+    assert '12 of new blocks (averages or random)' in str(report)
+    _load_checkpoint_to_model(model, official, strict=False)
+    model.requires_grad_(False)
+    if lacking:  # random blocks that would stay so
+        with pytest.raises(CheckpointError, match=rf'12 parameters are frozen .*{lacking}'):
+            tracker.check_frozen(model)
+        return
+    tracker.check_frozen(model)
+    layers, new = source.backbone.layers, model.backbone.layers[3]
+    torch.testing.assert_close(
+        new.attn.qkv.weight, (layers[0].attn.qkv.weight + layers[2].attn.qkv.weight) / 2)
+
+
+def test_a_part_of_a_new_block_is_an_error(classifier):
+    model = classifier(growth=dict(order=[0, 1, 2, []]))
+    state = dict(model.state_dict())
+    adapt_checkpoint(classifier(growth=dict(order=[0, 1, 2, []])), {'state_dict': dict(state)},
+                     'whole.pth', strict=True)
+    del state['backbone.layers.new1.attn.qkv.weight']
+    with pytest.raises(CheckpointError, match='other tensors of that new block'):
+        adapt_checkpoint(model, {'state_dict': state}, 'part.pth')

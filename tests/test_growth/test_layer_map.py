@@ -97,7 +97,7 @@ def test_explicit_maps_hold_or_are_refused(sources):
     (dict(order=None), 'growth.order'),
     (dict(order=[0, 1, 2, 4, 3]), 'names block 4, but there are 4 blocks: 0 to 3'),
     (dict(order=[0, 1, 2, 3, -1]), 'names block -1'),
-    (dict(order=[0, 1, 2, True]), 'holds block indices, got True at position 3'),
+    (dict(order=[0, 1, 2, True]), 'got True at position 3'),
     (dict(order=[0, 1, 2, 3.]), 'holds block indices'),
     (dict(order=[0, 1, 1, 3]), r'never uses the pretrained block\(s\) \[2\]'),
     (dict(order=[]), 'never uses'),
