@@ -65,5 +65,7 @@ def convert_backbone(backbone, own: dict, name: str) -> tuple:
             if fitted is not None:
                 own[key] = fitted
     except CheckpointError as error:
-        raise CheckpointError(f'{name} does not fit {type(backbone).__name__}: {error}') from None
+        raise CheckpointError(
+            f'{name} does not fit {type(backbone).__name__}: {error}. Name a file of this '
+            'architecture, or change arch (or embed_dims, depths) in model.backbone') from None
     return own, fmt

@@ -345,7 +345,9 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
     """
     layer_map = blocks.layer_map
     state = {k: v for k, v in state_dict.items() if k.startswith(prefix)}
-    present = {k[len(prefix):].split('.')[0] for k in state}
+    # computed buffers may stand there for blocks that the checkpoint does not hold
+    computed = {f'{prefix}{name}' for name, _ in blocks.named_buffers()}
+    present = {k[len(prefix):].split('.')[0] for k in state if k not in computed}
     if not present:
         return
     plain = not any(k.rsplit('.', 1)[-1] in (*ADAPTER_NAMES, GAIN_NAME) for k in state)

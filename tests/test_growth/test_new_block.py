@@ -137,6 +137,17 @@ def test_loading_an_ungrown_file_averages_anew(load):
                                      if 'adapter' not in n)
 
 
+def test_a_computed_buffer_does_not_stand_for_a_block():
+    file = state_of(make_blocks(3))
+    file['new1.attn.scale'] = file['0_r1.attn.scale'] = file['0.attn.scale']
+    blocks = grown([0, 0, 1, 2, [1]], growth=dict(share='none'))
+    blocks.load_state_dict(file)
+    for name in ('new1', '0_r1'):
+        source = '1' if name == 'new1' else '0'
+        for key, value in blocks._modules[name].named_parameters():
+            assert torch.equal(value, file[f'{source}.{key}'])
+
+
 def test_averages_load_strictly():
     file = state_of(make_blocks(3))
     blocks = grown([0, 1, 2, [0, 1]], adjustment=ADAPTER)
