@@ -4,6 +4,7 @@ Importing the package registers everything in mmengine's root registries, where 
 it, and makes loading of checkpoints safe; ``custom_imports = dict(imports=['scalenet_mm'])`` is
 all that a config needs. No toolbox is imported: any one of the three is enough.
 """
+from .analysis import register_flop_handlers as _register_flop_handlers
 from .backbones import ScaleNetSwin, ScaleNetViT, grow_backbone
 from .checkpoints import load_pretrained
 from .checkpoints.safe import install as _install_safe_loading
@@ -14,6 +15,7 @@ from .hooks import AdapterInjectionHook
 from .version import __version__
 
 _install_safe_loading()
+_register_flop_handlers()
 
 __all__ = [
     'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'GrowthError', 'ScaleNetError',

@@ -19,3 +19,7 @@ class CheckpointError(ScaleNetError, RuntimeError):
 
 class GrowthError(ScaleNetError, ValueError):
     """A growth, adjustment or freezing specification that does not fit the model."""
+
+
+class DataError(ScaleNetError, RuntimeError):
+    """A file of a data set that cannot be read."""

@@ -1,4 +1,5 @@
 """From the options of a command line to the config that the Runner is built from."""
+import copy
 import difflib
 import inspect
 import os
@@ -92,7 +93,21 @@ def merge_cfg_options(cfg: Config, options: dict) -> None:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         text = error.args[0] if error.args else error
-        raise ConfigError(f'--cfg-options {" ".join(options)}: does not fit the config: {text}')
+        wrong = [option for option in options if not _merges(cfg, {option: options[option]})]
+        if '_delete_=True' in str(text) and wrong:  # mmengine's words are for config files
+            parent = wrong[0].rpartition('.')[0]
+            text = (f'{parent} is no dict in the config; to replace it by one, add '
+                    f'{parent}._delete_=True')
+        raise ConfigError(
+            f'--cfg-options {" ".join(wrong or options)}: does not fit the config: {text}')
+
+
+def _merges(cfg: Config, options: dict) -> bool:
+    try:
+        copy.deepcopy(cfg).merge_from_dict(options)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return False
+    return True
 
 
 def _note_plain_variable(cfg: Config, name: str, value: Any) -> None:

@@ -10,15 +10,19 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils import is_abs
 
-from scalenet_mm.engine.scopes import SCOPES, iter_datasets, iter_metrics, type_name
+from scalenet_mm.engine.classification import LAYOUT, check_classification, fill_in_split
+from scalenet_mm.engine.model_options import check_growth, check_model
+from scalenet_mm.engine.scopes import (
+    SCOPES,
+    iter_dataloaders,
+    iter_datasets,
+    iter_metrics,
+    type_name,
+)
 from scalenet_mm.errors import CheckpointError, ConfigError
-from scalenet_mm.growth import AdjustmentSpec, GrowthSpec
 
 # Data sets of mmpretrain that fetch their files into a folder which need not exist before.
 SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
-
-# What takes growth options in a config.
-GROWING = ('ScaleNetSwin', 'ScaleNetViT', 'GrownBackbone', 'AdapterInjectionHook')
 
 
 class Missing(NamedTuple):
@@ -114,20 +118,11 @@ def find_missing_data(cfg: Config, splits: Tuple[str, ...]) -> List[Missing]:
     """
     found: List[Missing] = []
     for split in splits:
-        loaders = cfg.get(f'{split}_dataloader')
-        for loader_key, loader in _iter_loaders(loaders, f'{split}_dataloader'):
+        for loader_key, loader in iter_dataloaders(cfg, split):
             for key, dataset in iter_datasets(loader.get('dataset'), f'{loader_key}.dataset'):
-                found.extend(_missing_of_dataset(key, dataset))
+                found.extend(_missing_of_dataset(key, fill_in_split(dataset)))
         found.extend(_missing_of_evaluator(cfg.get(f'{split}_evaluator'), f'{split}_evaluator'))
     return found
-
-
-def _iter_loaders(loaders: Any, key: str) -> Iterator[Tuple[str, dict]]:
-    if isinstance(loaders, dict):
-        yield key, loaders
-    elif isinstance(loaders, (list, tuple)):
-        for i, loader in enumerate(loaders):
-            yield from _iter_loaders(loader, f'{key}.{i}')
 
 
 def check_data(cfg: Config, splits: Tuple[str, ...]) -> None:
@@ -138,16 +133,30 @@ def check_data(cfg: Config, splits: Tuple[str, ...]) -> None:
         splits (tuple[str]): Which of ``'train'``, ``'val'`` and ``'test'`` will be used.
 
     Raises:
-        ConfigError: Names every missing path with its config key, in one message.
+        ConfigError: Names every missing path with its config key, in one message; or says what is
+            wrong with the data of a classifier.
     """
     missing = find_missing_data(cfg, splits)
     if not missing:
+        if cfg.get('default_scope') == 'mmpretrain' and cfg.get('model'):
+            check_classification(cfg, splits)
         return
     lines = ['data that the config names is not there:']
     lines += [f'  {m.key}={m.value!r}: no such {m.kind}: {m.path}' for m in missing]
     fixes = ' '.join(f'{m.key}={m.kind.upper()}' for m in missing)
     lines.append(f'put it there (a link will do), or name the right place: --cfg-options {fixes}')
+    if any(_is_split(cfg, m) for m in missing):
+        lines.append(LAYOUT)
     raise ConfigError('\n'.join(lines))
+
+
+def _is_split(cfg: Config, missing: Missing) -> bool:
+    """Whether a path comes from the ``split`` of an ImageNet data set."""
+    dataset = missing.key.rpartition('.')[0]
+    return any(key == dataset and data.get('split')
+               for split in ('train', 'val', 'test')
+               for loader_key, loader in iter_dataloaders(cfg, split)
+               for key, data in iter_datasets(loader.get('dataset'), f'{loader_key}.dataset'))
 
 
 def check_checkpoint(path: Any, key: str) -> None:
@@ -232,24 +241,6 @@ def _check_work_dir(cfg: Config) -> None:
         raise ConfigError(f'work_dir: {cfg.work_dir!r} is a file; name a folder by --work-dir')
 
 
-def check_growth(cfg: Config) -> None:
-    """Check what can be seen of growth options before a model is built and a folder made.
-
-    Args:
-        cfg (Config): The config with all options applied.
-
-    Raises:
-        GrowthError: If an option is unknown or has a value that no model could take.
-    """
-    places = [(cfg.get('model') or {}).get('backbone') or {}, *(cfg.get('custom_hooks') or [])]
-    for place in places:
-        if type_name(place) not in GROWING:
-            continue
-        for key, spec in (('growth', GrowthSpec), ('adjustment', AdjustmentSpec)):
-            if isinstance(place.get(key), dict):
-                spec.from_cfg(place[key])
-
-
 def check_train(cfg: Config) -> None:
     """Everything that can be known to fail before training starts. Writes nothing.
 
@@ -268,6 +259,7 @@ def check_train(cfg: Config) -> None:
             raise ConfigError(f'the config has no {key}: there is nothing to train')
     check_growth(cfg)
     check_toolbox(cfg)
+    check_model(cfg)
     check_devices(cfg)
     _check_work_dir(cfg)
     if cfg.get('resume') and cfg.get('load_from') is None:
@@ -293,7 +285,9 @@ def check_test(cfg: Config) -> None:
     """
     if cfg.get('model') is None:
         raise ConfigError('the config has no model')
+    check_growth(cfg)
     check_toolbox(cfg)
+    check_model(cfg)
     check_devices(cfg)
     _check_work_dir(cfg)
     check_checkpoint(cfg.get('load_from'), 'checkpoint')

@@ -1,6 +1,7 @@
 """What ``tools/train.py`` and ``tools/test.py`` do."""
 import json
 import os
+import re
 import sys
 import time
 from importlib import metadata
@@ -12,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from scalenet_mm.datasets.readable import name_unreadable
 from scalenet_mm.engine.arguments import parse_test_args, parse_train_args
 from scalenet_mm.engine.distributed import is_local_main, setup_distributed, shutdown_distributed
 from scalenet_mm.engine.options import build_test_cfg, build_train_cfg, load_config, wrap_test_cfg
@@ -21,6 +23,10 @@ from scalenet_mm.errors import ScaleNetError
 from scalenet_mm.version import __version__
 
 GRACE_SECONDS = 10
+
+# What a worker process of a dataloader raises has its traceback in its text.
+_FROM_WORKER = re.compile(
+    r'^Caught \w+ in DataLoader worker process.*^scalenet_mm\.errors\.\w+: ', re.M | re.S)
 
 
 def describe_versions(cfg: Config) -> str:
@@ -43,9 +49,25 @@ def build_runner(cfg: Config) -> Runner:
         # mmdet's tools do so: its dynamic shapes overflow the default cache of torch.compile.
         from mmdet.utils import setup_cache_size_limit_of_dynamo
         setup_cache_size_limit_of_dynamo()
-    if cfg.get('runner_type') is None:
-        return Runner.from_cfg(cfg)
-    return RUNNERS.build(cfg)
+    runner = Runner.from_cfg(cfg) if cfg.get('runner_type') is None else RUNNERS.build(cfg)
+    _name_unreadable(runner)
+    return runner
+
+
+def _name_unreadable(runner: Runner) -> None:
+    """Make a runner's data sets name an image that does not open.
+
+    Not through the config's pipelines: it is saved, and must stay of use without this package.
+    Nor in a hook: a loop that counts iterations starts its workers when it is built.
+    """
+    build = runner.build_dataloader
+
+    def build_dataloader(*args, **kwargs):
+        dataloader = build(*args, **kwargs)
+        name_unreadable(dataloader.dataset)
+        return dataloader
+
+    runner.build_dataloader = build_dataloader
 
 
 def _announce(cfg: Config) -> None:
@@ -105,16 +127,17 @@ def _report(error: ScaleNetError) -> None:
     may be missing on one machine alone), and when it ends, the launcher stops the others: they
     wait for that. One that is still there afterwards is the only one with this error.
     """
+    text = _FROM_WORKER.sub('', str(error)).strip()
     who = ''
     if not is_local_main():
         time.sleep(GRACE_SECONDS)
         who = f' (rank {os.environ.get("RANK", "?")})'
-    print(f'error{who}: {error}', file=sys.stderr, flush=True)
+    print(f'error{who}: {text}', file=sys.stderr, flush=True)
     # torchrun closes with a page about its own processes; there it quotes this file.
     error_file = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if error_file:
         with open(error_file, 'w') as file:
-            json.dump(dict(message=f'error: {error}', timestamp=int(time.time())), file)
+            json.dump(dict(message=f'error: {text}', timestamp=int(time.time())), file)
 
 
 def run_cli(command: Callable[[], object]) -> int:

@@ -37,6 +37,19 @@ def iter_datasets(cfg: Any, key: str) -> Iterator[Tuple[str, dict]]:
             yield key, cfg
 
 
+def iter_dataloaders(cfg: Config, split: str) -> Iterator[Tuple[str, dict]]:
+    """Yield the config keys and configs of a split's dataloaders: one, or a list of some."""
+
+    def within(loaders, key):
+        if isinstance(loaders, dict):
+            yield key, loaders
+        elif isinstance(loaders, (list, tuple)):
+            for i, loader in enumerate(loaders):
+                yield from within(loader, f'{key}.{i}')
+
+    return within(cfg.get(f'{split}_dataloader'), f'{split}_dataloader')
+
+
 def iter_metrics(evaluator: Any, key: str) -> Iterator[Tuple[str, dict]]:
     """Yield the metrics of an evaluator config: one, a list, or ``dict(metrics=...)``."""
     if isinstance(evaluator, dict) and 'metrics' in evaluator:

@@ -71,6 +71,7 @@ class TestOneProcess:
     @pytest.mark.parametrize('options, message', (
         ((), r"train_dataloader.dataset.data_root='data/toy/'"),
         (('--cfg-options', 'train_dataloder.batch_size=2'), 'did you mean train_dataloader'),
+        (('--cfg-options', 'model.widht=3'), "ToyRegressor has no argument 'widht'; did you mean"),
         (('--resume', 'no.pth'), '--resume: no such file'),
         (('--auto-scale-lr', ), 'auto_scale_lr.base_batch_size'),
     ))
@@ -82,10 +83,10 @@ class TestOneProcess:
         assert list(tmp_path.iterdir()) == []  # no work dir is left behind
 
     def test_other_errors_keep_their_traceback(self, tmp_path, toy_options):
-        done = run(
-            sys.executable, TOOLS / 'train.py', CONFIG, *toy_options, 'model.depth=3', cwd=tmp_path)
+        done = run(sys.executable, TOOLS / 'train.py', CONFIG, *toy_options, 'model.width=-1',
+                   cwd=tmp_path)
         assert done.returncode == 1
-        assert 'Traceback' in done.stderr and 'depth' in done.stderr
+        assert 'Traceback' in done.stderr and 'negative dimension' in done.stderr
 
     def test_missing_checkpoint(self, tmp_path, toy_options):
         done = run(sys.executable, TOOLS / 'test.py', CONFIG, 'no.pth', *toy_options, cwd=tmp_path)

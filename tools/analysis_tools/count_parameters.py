@@ -9,25 +9,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
-from mmengine.registry import MODELS, init_default_scope  # noqa: E402
-
 from scalenet_mm import ScaleNetError  # noqa: E402
-from scalenet_mm.analysis import count_parameters, parameter_table  # noqa: E402
+from scalenet_mm.analysis import (  # noqa: E402
+    build_on_meta,
+    count_parameters,
+    parameter_table,
+)
 from scalenet_mm.engine import load_config  # noqa: E402
-from scalenet_mm.growth import apply_freezing  # noqa: E402
-
-
-def build(path):
-    """nn.Module: The config's model without data, frozen by its rules."""
-    cfg = load_config(path)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-    for hook in cfg.get('custom_hooks') or []:
-        if hook.get('type') == 'AdapterInjectionHook' and hook.get('freeze', 'paper') is not None:
-            apply_freezing(model, hook.get('freeze', 'paper'))
-    return model
 
 
 def main():
@@ -39,7 +27,7 @@ def main():
         print(f'{"parameters":<44}{"total":>13}{"added":>13}{"trainable":>13}')
     try:
         for path in args.configs:
-            model = build(path)
+            model = build_on_meta(load_config(path))
             if args.full:
                 print(path, parameter_table(model), '', sep='\n')
                 continue

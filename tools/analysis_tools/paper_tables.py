@@ -1,0 +1,84 @@
+"""Print the paper's tables beside what the configs build.
+
+``python tools/analysis_tools/paper_tables.py --table I VI --format markdown``. Nothing is trained,
+loaded or downloaded: parameters and FLOPs are counted, scores and hours are the paper's.
+"""
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from mmengine.hub import get_config  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
+
+from scalenet_mm import ConfigError, ScaleNetError  # noqa: E402
+from scalenet_mm.analysis import (  # noqa: E402
+    PAPER_ROWS,
+    TABLES,
+    Measured,
+    build_on_meta,
+    count_flops,
+    count_parameters,
+    render,
+)
+from scalenet_mm.engine import load_config  # noqa: E402
+
+
+def check_configs(names, folder):
+    """Raise if configs are missing, before any is built."""
+    missing = [name for name in names if '::' not in name and not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f'{len(missing)} configs of the tables are not in {folder}:\n  '
+                          + '\n  '.join(missing)
+                          + '\n--configs names the folder, --table other tables')
+
+
+def measure(name, folder):
+    """Measured: What a config builds."""
+    cfg = get_config(name) if '::' in name else load_config(str(folder / name))
+    model = build_on_meta(cfg)
+    count = count_parameters(model)
+    flops = plain = None
+    if cfg.get('default_scope') == 'mmpretrain':
+        flops = plain = count_flops(model)
+        if cfg.model.backbone.get('adjustment', 'paper') is not None:
+            cfg = copy.deepcopy(cfg)
+            # every one of our backbones takes it
+            cfg.model.backbone.adjustment = None
+            cfg.custom_hooks = []
+            plain = count_flops(build_on_meta(cfg))
+    return Measured(count.total, count.trainable, flops, plain)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--table', nargs='+', choices=list(TABLES), default=list(TABLES),
+                        metavar='NUMBER', help=f'some of {", ".join(TABLES)}. Default: all')
+    parser.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
+    parser.add_argument('--configs', type=Path, default=ROOT / 'configs', metavar='FOLDER',
+                        help='where the configs are. Default: this project\'s configs')
+    args = parser.parse_args()
+    rows = [row for row in PAPER_ROWS if row.table in args.table]
+    names = list(dict.fromkeys(row.config for row in rows))
+    # models say a line each when they are built
+    MMLogger.get_instance('paper_tables', log_level='WARNING')
+    try:
+        check_configs(names, args.configs)
+        measured = {}
+        for i, name in enumerate(names):
+            if sys.stderr.isatty():
+                print(f'\r{i + 1}/{len(names)} configs', end='', file=sys.stderr)
+            measured[name] = measure(name, args.configs)
+        if sys.stderr.isatty():
+            print('\r' + ' ' * 20 + '\r', end='', file=sys.stderr)
+    except ScaleNetError as error:
+        sys.exit(f'error: {error}')
+    print(render(rows, measured, args.format))
+
+
+if __name__ == '__main__':
+    main()
