@@ -1,0 +1,7 @@
+# Swin-Tiny: the official weights and the paper's drop path (section IV-C4).
+_base_ = './imagenet_swin.py'
+
+model = dict(
+    backbone=dict(arch='tiny', drop_path_rate=0.2), head=dict(in_channels=768))
+
+load_from = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth'  # noqa: E501

@@ -1,0 +1,3 @@
+# Figure 6, DeiT-Small, drop path 0.0.
+_base_ = '../../scalenet_deit-s_100e_imagenet.py'
+model = dict(backbone=dict(drop_path_rate=0.0))

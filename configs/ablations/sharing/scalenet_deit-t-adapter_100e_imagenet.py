@@ -1,0 +1,3 @@
+# Table II, DeiT-Tiny, adapters alone: the unexpanded model with adapters of rank 32.
+_base_ = '../../scalenet_deit-t_100e_imagenet.py'
+model = dict(backbone=dict(growth=None, adjustment=dict(rank=32)))

@@ -1,0 +1,4 @@
+# Table I, Swin-Base, Random: a block of random values at the tail of stage 3.
+_base_ = './_base_/imagenet_swin-b.py'
+model = dict(backbone=dict(growth=dict(order=[*range(18), []])))
+randomness = dict(seed=0)

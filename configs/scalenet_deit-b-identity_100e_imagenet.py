@@ -1,0 +1,4 @@
+# DeiT-Base, grown as in Table I, from another start than the paper's: the repeats' gains are 0, so
+# the grown model is the pretrained one at first.
+_base_ = './scalenet_deit-b_100e_imagenet.py'
+model = dict(backbone=dict(growth=dict(start='identity')))

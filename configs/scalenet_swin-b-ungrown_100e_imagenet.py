@@ -1,0 +1,3 @@
+# Tables I and II, Swin-Base, first row: the pretrained model as it is.
+_base_ = './scalenet_swin-b_100e_imagenet.py'
+model = dict(backbone=dict(growth=None, adjustment=None))

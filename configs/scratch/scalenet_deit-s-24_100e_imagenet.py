@@ -1,0 +1,3 @@
+# Table VII, DeiT-Small with 24 layers from scratch, 100 epochs.
+_base_ = './scalenet_deit-s-24_300e_imagenet.py'
+train_cfg = dict(max_epochs=100)
