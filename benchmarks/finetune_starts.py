@@ -54,7 +54,7 @@ ARMS = dict(
     identity=Arm('grown, identity start', 'scalenet_deit-t_20e_folder', 1e-3, SMALL_PARTS),
     split=Arm('grown, split start', 'scalenet_deit-t-split_20e_folder', 1e-3, SMALL_PARTS),
     everything=Arm('ungrown, everything trained', 'scalenet_deit-t-ungrown_20e_folder', 3e-5,
-                   (3e-5, 1e-4, 3e-4),
+                   (1e-5, 3e-5, 1e-4, 3e-4),
                    ('model.backbone.adjustment=None', 'custom_hooks.0.freeze=all')),
     split4=Arm('grown, split from block 4 on', 'scalenet_deit-t-split_20e_folder', 1e-3,
                SMALL_PARTS, ('model.backbone.growth.blocks=[3,4,5,6,7,8,9,10,11]', )),

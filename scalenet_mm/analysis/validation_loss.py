@@ -19,6 +19,8 @@ class ValidationLoss(BaseMetric):
         prefix (str, optional): See there. Defaults to None.
     """
 
+    default_prefix = ''
+
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Take a batch's scores (after softmax) and labels.
 

@@ -124,6 +124,11 @@ def check_classification(cfg: Config, splits: Tuple[str, ...]) -> None:
     for split in splits:
         for loader_key, loader in iter_dataloaders(cfg, split):
             for key, dataset in iter_datasets(loader.get('dataset'), f'{loader_key}.dataset'):
+                if type_name(dataset) == 'CustomDataset' and 'split' in dataset:
+                    raise ConfigError(
+                        f'{key}: CustomDataset has no split, it is of the ImageNet data set that '
+                        f'the config inherits: write {key} with _delete_=True and the whole of '
+                        "it, data_prefix='train' or 'val' in the place of split")
                 classes = named_classes(dataset)
                 folder = find_folder(key, dataset)
                 if folder is not None and not folder.ann_file and folder.with_label:

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 
 from scalenet_mm.analysis import count_parameters, describe_device, synchronize
 from scalenet_mm.engine.arguments import CfgOptionsAction
+from scalenet_mm.engine.model_options import check_growth, check_model
 from scalenet_mm.engine.options import load_config, merge_cfg_options
 from scalenet_mm.engine.preflight import (
     check_data,
     check_devices,
-    check_growth,
     check_toolbox,
     find_missing_data,
 )
@@ -290,6 +290,7 @@ def estimate(cfg: Config,
             raise ConfigError(f'{name} must be at least 1, got {number}')
     check_growth(cfg)
     check_toolbox(cfg)
+    check_model(cfg)
     cfg.launcher = 'none'
     check_devices(cfg)
     if use_data:

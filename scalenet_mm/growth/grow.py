@@ -356,12 +356,13 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
 
     last_present = {}
     for name, source, new, block in zip(layer_map.names, layer_map.sources, layer_map.new, blocks):
-        if name in present:
+        if new:  # it is no instance of anything, also where two are averages of the same blocks
+            if name not in present:
+                _fill_new_block(block, source, state, state_dict, prefix, name)
+        elif name in present:
             last_present[source] = name
-        if new and name not in present:
-            _fill_new_block(block, source, state, state_dict, prefix, name)
         own = [n for n, _ in (*block.named_parameters(), *block.named_buffers())]
-        if name not in present and source in last_present:
+        if not new and name not in present and source in last_present:
             donor = f'{prefix}{last_present[source]}.'
             for key in own:
                 if donor + key in state and not key.endswith(f'.{GAIN_NAME}'):

@@ -147,3 +147,12 @@ def test_a_model_that_needs_data():
 
     with pytest.raises(ConfigError, match=r'Chooses cannot be counted .*count its backbone'):
         count_flops(Chooses(), (3, 8, 8))
+
+
+@pytest.mark.parametrize('arch, printed', [('small', 8.8), ('base', 15.5)])
+def test_norms_explain_the_printed_swins(arch, printed):
+    """Table I rounds what mmengine counts, which takes five operations for an element of a norm."""
+    model = build('Swin', arch, 'cpu', growth=None, adjustment=None)
+    _, counts = by_mmengine(model, (3, 224, 224))
+    assert round(sum(counts.values()) / 1e9, 1) == printed
+    assert round(count_flops(model) / 1e9, 1) == round(printed - 0.1, 1)

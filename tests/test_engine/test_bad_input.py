@@ -103,6 +103,10 @@ class TestFolders:
         assert 'different folders of classes' in text and 'd only in the second' in text
         check_test(make())
 
+    def test_a_split_left_over_from_imagenet(self, images):
+        text = error_of(make(dict(split='train')))
+        assert 'CustomDataset has no split' in text and '_delete_=True' in text
+
     def test_other_extensions(self, images):
         text = error_of(make(dict(extensions=('.JPG', ))))
         assert 'of type .jpg' in text

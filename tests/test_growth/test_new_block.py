@@ -148,6 +148,19 @@ def test_a_computed_buffer_does_not_stand_for_a_block():
             assert torch.equal(value, file[f'{source}.{key}'])
 
 
+def test_new_blocks_do_not_take_each_others_values():
+    """Growing further: a file that holds the first of two new blocks of the same kind."""
+    file = state_of(grown([0, 1, [], [0, 1]], depth=2))
+    blocks = grown([0, 1, [], [0, 1], [], [0, 1]], depth=2)
+    drawn = state_of(blocks._modules['new3'])
+    missing = blocks.load_state_dict(dict(file), strict=False).missing_keys
+    assert {key.split('.')[0] for key in missing} == {'new3'}
+    for key, value in blocks._modules['new3'].named_parameters():
+        assert torch.equal(value, drawn[key])
+        torch.testing.assert_close(blocks._modules['new4'].get_parameter(key),
+                                   (file[f'0.{key}'] + file[f'1.{key}']) / 2)
+
+
 def test_averages_load_strictly():
     file = state_of(make_blocks(3))
     blocks = grown([0, 1, 2, [0, 1]], adjustment=ADAPTER)

@@ -24,5 +24,5 @@ def test_the_table_of_the_readme():
 
 def test_no_such_config():
     done = run('nope.py')
-    assert done.returncode == 1 and done.stderr.startswith('error: ')
+    assert done.returncode == 2 and done.stderr.startswith('error: ')
     assert 'nope.py' in done.stderr

@@ -1,9 +1,14 @@
 """``tools/analysis_tools/paper_tables.py`` and ``choose.py``."""
 import csv
+import importlib.util
 import io
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from scalenet_mm import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +42,7 @@ def test_detection_has_no_flops():
 
 def test_missing_configs_are_named(tmp_path):
     done = run('paper_tables', '--table', 'IV', '--configs', tmp_path)
-    assert done.returncode == 1 and done.stdout == ''
+    assert done.returncode == 2 and done.stdout == ''
     assert done.stderr.startswith('error: 6 configs of the tables are not in')
     assert 'ablations/times/scalenet_swin-b-times3_100e_imagenet.py' in done.stderr
 
@@ -56,4 +61,26 @@ def test_choose():
 
 def test_choose_refuses():
     done = run('choose', '--device', 'cpu', '--configs', 'nowhere')
-    assert done.returncode == 1 and done.stderr.startswith('error: no such config: nowhere')
+    assert done.returncode == 2 and done.stderr.startswith('error: no such config: nowhere')
+
+
+@pytest.mark.parametrize('asked, tables, left_out', [
+    (None, ['I', 'II', 'III', 'IV', 'V', 'VI', 'VII'], ['VIII']), (['VI'], ['VI'], [])])
+def test_one_toolbox_is_enough(asked, tables, left_out, monkeypatch):
+    tool = load_tool(monkeypatch)
+    assert tool.choose_tables(asked) == (tables, left_out)
+
+
+def test_a_missing_toolbox_is_named(monkeypatch):
+    with pytest.raises(ConfigError, match='--table VIII needs mmdet, which is not installed'):
+        load_tool(monkeypatch).choose_tables(['I', 'VIII'])
+
+
+def load_tool(monkeypatch):
+    """The tool as a module, in an environment without mmdet."""
+    spec = importlib.util.spec_from_file_location(
+        'paper_tables_tool', ROOT / 'tools/analysis_tools/paper_tables.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, 'find_spec', lambda name: None if name == 'mmdet' else name)
+    return tool

@@ -16,7 +16,7 @@ import torch  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 
-from scalenet_mm import ConfigError, ScaleNetError  # noqa: E402
+from scalenet_mm import ConfigError  # noqa: E402
 from scalenet_mm.analysis import (  # noqa: E402
     PAPER_ROWS,
     count_flops,
@@ -25,7 +25,7 @@ from scalenet_mm.analysis import (  # noqa: E402
     measure_latency,
     median_ratio,
 )
-from scalenet_mm.engine import load_config  # noqa: E402
+from scalenet_mm.engine import load_config, run_cli  # noqa: E402
 
 #: Each group: a plain model, it grown, and the next larger plain one.
 GROUPS = {
@@ -82,25 +82,22 @@ def main():
     args = parser.parse_args()
     batch_size = args.batch_size or (64 if args.device == 'cuda' else 1)
     MMLogger.get_instance('choose', log_level='WARNING')
-    try:
-        if args.device == 'cuda' and not torch.cuda.is_available():
-            raise ConfigError('--device cuda: there is no GPU here')
-        if batch_size < 1 or args.rounds < 1:
-            raise ConfigError('--batch-size and --rounds must be at least 1')
-        for row in (row for group in args.group for row in rows_of(group)):
-            if not (args.configs / row.config).is_file():
-                raise ConfigError(f'no such config: {args.configs / row.config}')
-        print(f'{describe_device(args.device)}; batches of {batch_size}, median of {args.rounds} '
-              'rounds in turns; top-1 as published')
-        for group in args.group:
-            header = ['', 'top-1', 'M params', 'GFLOPs', 'latency', 'ms/image']
-            print()
-            for line in (header, *compare(rows_of(group), args.configs, args.device, batch_size,
-                                          args.rounds)):
-                print(f'{line[0]:<20}' + ''.join(f'{cell:>10}' for cell in line[1:]), flush=True)
-    except ScaleNetError as error:
-        sys.exit(f'error: {error}')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError('--device cuda: there is no GPU here')
+    if batch_size < 1 or args.rounds < 1:
+        raise ConfigError('--batch-size and --rounds must be at least 1')
+    for row in (row for group in args.group for row in rows_of(group)):
+        if not (args.configs / row.config).is_file():
+            raise ConfigError(f'no such config: {args.configs / row.config}')
+    print(f'{describe_device(args.device)}; batches of {batch_size}, median of {args.rounds} '
+          'rounds in turns; top-1 as published')
+    for group in args.group:
+        header = ['', 'top-1', 'M params', 'GFLOPs', 'latency', 'ms/image']
+        print()
+        for line in (header, *compare(rows_of(group), args.configs, args.device, batch_size,
+                                      args.rounds)):
+            print(f'{line[0]:<20}' + ''.join(f'{cell:>10}' for cell in line[1:]), flush=True)
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run_cli(main))

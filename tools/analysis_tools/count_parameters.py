@@ -9,13 +9,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scalenet_mm import ScaleNetError  # noqa: E402
 from scalenet_mm.analysis import (  # noqa: E402
     build_on_meta,
     count_parameters,
     parameter_table,
 )
-from scalenet_mm.engine import load_config  # noqa: E402
+from scalenet_mm.engine import load_config, run_cli  # noqa: E402
 
 
 def main():
@@ -25,18 +24,15 @@ def main():
     args = parser.parse_args()
     if not args.full:
         print(f'{"parameters":<44}{"total":>13}{"added":>13}{"trainable":>13}')
-    try:
-        for path in args.configs:
-            model = build_on_meta(load_config(path))
-            if args.full:
-                print(path, parameter_table(model), '', sep='\n')
-                continue
-            count = count_parameters(model)
-            print(f'{Path(path).stem:<44}{count.total:>13,}{count.added:>13,}'
-                  f'{count.trainable:>13,}')
-    except ScaleNetError as error:
-        sys.exit(f'error: {error}')
+    for path in args.configs:
+        model = build_on_meta(load_config(path))
+        if args.full:
+            print(path, parameter_table(model), '', sep='\n')
+            continue
+        count = count_parameters(model)
+        print(f'{Path(path).stem:<44}{count.total:>13,}{count.added:>13,}'
+              f'{count.trainable:>13,}')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run_cli(main))

@@ -6,6 +6,7 @@ loaded or downloaded: parameters and FLOPs are counted, scores and hours are the
 import argparse
 import copy
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 from mmengine.hub import get_config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 
-from scalenet_mm import ConfigError, ScaleNetError  # noqa: E402
+from scalenet_mm import ConfigError  # noqa: E402
 from scalenet_mm.analysis import (  # noqa: E402
     PAPER_ROWS,
     TABLES,
@@ -24,7 +25,25 @@ from scalenet_mm.analysis import (  # noqa: E402
     count_parameters,
     render,
 )
-from scalenet_mm.engine import load_config  # noqa: E402
+from scalenet_mm.engine import load_config, run_cli  # noqa: E402
+
+
+def choose_tables(asked):
+    """tuple[list, list]: The tables to print, and those left out as their toolbox is missing.
+
+    Raises:
+        ConfigError: If a table that was asked for needs a toolbox that is not installed.
+    """
+    lacking = {name: toolbox for name in TABLES
+               for toolbox in ['mmdet' if name == 'VIII' else 'mmpretrain']
+               if find_spec(toolbox) is None}
+    if asked is None:
+        return [name for name in TABLES if name not in lacking], list(lacking)
+    for name in asked:
+        if name in lacking:
+            raise ConfigError(f'--table {name} needs {lacking[name]}, which is not installed: '
+                              f'pip install {lacking[name]}')
+    return asked, []
 
 
 def check_configs(names, folder):
@@ -56,29 +75,30 @@ def measure(name, folder):
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--table', nargs='+', choices=list(TABLES), default=list(TABLES),
+    parser.add_argument('--table', nargs='+', choices=list(TABLES), type=str.upper,
                         metavar='NUMBER', help=f'some of {", ".join(TABLES)}. Default: all')
     parser.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
     parser.add_argument('--configs', type=Path, default=ROOT / 'configs', metavar='FOLDER',
                         help='where the configs are. Default: this project\'s configs')
     args = parser.parse_args()
-    rows = [row for row in PAPER_ROWS if row.table in args.table]
+    tables, left_out = choose_tables(args.table)
+    if left_out:
+        print(f'left out, as their toolbox is not installed: {", ".join(left_out)}',
+              file=sys.stderr)
+    rows = [row for row in PAPER_ROWS if row.table in tables]
     names = list(dict.fromkeys(row.config for row in rows))
     # models say a line each when they are built
     MMLogger.get_instance('paper_tables', log_level='WARNING')
-    try:
-        check_configs(names, args.configs)
-        measured = {}
-        for i, name in enumerate(names):
-            if sys.stderr.isatty():
-                print(f'\r{i + 1}/{len(names)} configs', end='', file=sys.stderr)
-            measured[name] = measure(name, args.configs)
+    check_configs(names, args.configs)
+    measured = {}
+    for i, name in enumerate(names):
         if sys.stderr.isatty():
-            print('\r' + ' ' * 20 + '\r', end='', file=sys.stderr)
-    except ScaleNetError as error:
-        sys.exit(f'error: {error}')
+            print(f'\r{i + 1}/{len(names)} configs', end='', file=sys.stderr)
+        measured[name] = measure(name, args.configs)
+    if sys.stderr.isatty():
+        print('\r' + ' ' * 20 + '\r', end='', file=sys.stderr)
     print(render(rows, measured, args.format))
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run_cli(main))
