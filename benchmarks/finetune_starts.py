@@ -223,26 +223,17 @@ def accuracies(work_dir):
 
 def as_values(options):
     """dict: What ``--cfg-options`` makes of its words."""
-    from scalenet_mm.engine.arguments import CfgOptionsAction
-    pairs = (option.split('=', 1) for option in options)
-    return {key: CfgOptionsAction._parse_iterable(value) for key, value in pairs}
+    from scalenet_mm.engine.arguments import parse_train_args
+    return parse_train_args(['a config', '--cfg-options', *options]).cfg_options if options else {}
 
 
 def count_trainable(config, options):
     """int: The parameters that train."""
-    import torch
-    from mmengine.registry import MODELS, init_default_scope
-
-    from scalenet_mm.analysis import count_parameters
+    from scalenet_mm.analysis import build_on_meta, count_parameters
     from scalenet_mm.engine import load_config
-    from scalenet_mm.growth import apply_freezing
     cfg = load_config(str(config))
     cfg.merge_from_dict(as_values(options))
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-    apply_freezing(model, cfg.custom_hooks[0]['freeze'])
-    return count_parameters(model).trainable
+    return count_parameters(build_on_meta(cfg)).trainable
 
 
 def study(args):

@@ -47,16 +47,16 @@ def parse_args(argv=None):
 
 def read_config(args):
     """Config: The config with the command line's data."""
-    from mmengine.config import DictAction
-
     from scalenet_mm.engine import load_config
+    from scalenet_mm.engine.arguments import parse_train_args
     from scalenet_mm.engine.options import merge_cfg_options
     cfg = load_config(args.config)
     dataset = cfg.test_dataloader.dataset
     if args.data_root is not None:
         dataset.data_root = args.data_root
-    options = dict(option.split('=', 1) for option in args.cfg_options)
-    merge_cfg_options(cfg, {k: DictAction._parse_iterable(v) for k, v in options.items()})
+    if args.cfg_options:
+        options = parse_train_args(['a config', '--cfg-options', *args.cfg_options]).cfg_options
+        merge_cfg_options(cfg, options)
     cfg.load_from = args.checkpoint
     cfg.work_dir = str(Path(args.out).with_suffix(''))
     # loading takes a small part of the time

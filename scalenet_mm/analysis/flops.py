@@ -1,5 +1,4 @@
 """Multiply-accumulates of a forward pass: what papers print as FLOPs."""
-import copy
 from collections.abc import Sequence
 from math import prod
 
@@ -11,6 +10,7 @@ from mmengine.model import BaseModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ConfigError
+from ..growth.grow import without_data
 
 SDPA = 'aten::scaled_dot_product_attention'
 
@@ -61,24 +61,6 @@ def register_flop_handlers() -> None:
         getattr(complexity_analysis, table, {}).setdefault(SDPA, handler)
 
 
-def as_meta(model: nn.Module) -> nn.Module:
-    """Copy a model without its data.
-
-    Args:
-        model (nn.Module): A model, which is left as it is.
-
-    Returns:
-        nn.Module: The copy, all of whose tensors are on the device 'meta'.
-    """
-    memo = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(
-            torch.empty_like(parameter, device='meta'), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device='meta')
-    return copy.deepcopy(model, memo)
-
-
 def count_flops(model: nn.Module, input_shape: Sequence = (3, 224, 224)) -> int:
     """Count the multiply-accumulates of one image's forward pass in eval mode.
 
@@ -97,7 +79,7 @@ def count_flops(model: nn.Module, input_shape: Sequence = (3, 224, 224)) -> int:
     Raises:
         ConfigError: If the model does not run without data.
     """
-    shell = as_meta(model).eval()
+    shell = without_data(model).eval()
     image = torch.empty(1, *input_shape, device='meta')
     options = dict(mode='tensor') if isinstance(shell, BaseModel) else {}
     try:

@@ -12,14 +12,12 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader, set_random_seed
 
-from ..backbones.base import GrowableBackbone
-from ..backbones.grown_backbone import grow_backbone
 from ..checkpoints import adapt_checkpoint
 from ..engine.model_options import GROWING, check_growth, check_model
 from ..engine.preflight import check_checkpoint, check_toolbox
 from ..engine.scopes import type_name
 from ..errors import CheckpointError, ConfigError
-from ..growth import growth_of
+from .meta_model import grow_as_hook, injection_hook
 
 #: Stands in the place of a checkpoint for a model with random weights.
 RANDOM = 'random'
@@ -44,7 +42,7 @@ class ModelSource:
         """dict: What the numbers say of where the model comes from."""
         place = self.cfg.model.backbone
         if type_name(place) not in GROWING:
-            place = _injection_hook(self.cfg) or dict(growth=None, adjustment=None)
+            place = injection_hook(self.cfg) or dict(growth=None, adjustment=None)
         return dict(
             label=self.label, config=self.path, checkpoint=self.checkpoint,
             growth=_plain(place.get('growth', 'paper')),
@@ -97,12 +95,9 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
     if cfg.get('data_preprocessor') is not None:  # as the Runner does
         model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     model = MODELS.build(model_cfg)
-    hook = _injection_hook(cfg)
-    if hook is not None and not isinstance(model.backbone, GrowableBackbone) \
-            and not any(True for _ in growth_of(model.backbone)):
-        growth, adjustment = (hook.get(key, 'paper') for key in ('growth', 'adjustment'))
-        if growth is not None or adjustment is not None:
-            grow_backbone(model.backbone, growth, adjustment, hook.get('targets'))
+    hook = injection_hook(cfg)
+    if hook is not None:
+        grow_as_hook(model, hook)
     with _quiet():
         model.init_weights()
     if source.checkpoint != RANDOM:
@@ -173,7 +168,7 @@ def without(cfg: Config, *options: str) -> Config:
     cfg = copy.deepcopy(cfg)
     places = [cfg.model.backbone]
     if type_name(places[0]) not in GROWING:
-        places = [hook for hook in [_injection_hook(cfg)] if hook is not None]
+        places = [hook for hook in [injection_hook(cfg)] if hook is not None]
     if not places or all(place.get(option, 'paper') is None for place in places
                          for option in ('growth', 'adjustment')):
         raise ConfigError('--pretrained compares the grown model of the config with the ungrown '
@@ -182,13 +177,6 @@ def without(cfg: Config, *options: str) -> Config:
     for place in places:
         place.update(dict.fromkeys(options))
     return cfg
-
-
-def _injection_hook(cfg) -> Optional[dict]:
-    for hook in cfg.get('custom_hooks') or []:
-        if type_name(hook) == 'AdapterInjectionHook':
-            return hook
-    return None
 
 
 def pick_device(name: Optional[str]) -> str:

@@ -1,5 +1,6 @@
 """The model that a config describes, without data."""
 import copy
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -10,7 +11,7 @@ from ..backbones import grow_backbone
 from ..backbones.base import GrowableBackbone
 from ..errors import ConfigError
 from ..growth import apply_freezing, growth_of
-from .flops import as_meta
+from ..growth.grow import without_data
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
@@ -34,15 +35,40 @@ def build_on_meta(cfg: Config) -> nn.Module:
             model = MODELS.build(copy.deepcopy(cfg.model))
     except (NotImplementedError, RuntimeError):
         # stock backbones read drop path rates off a tensor, which 'meta' does not have
-        model = as_meta(MODELS.build(copy.deepcopy(cfg.model)))
-    for hook in cfg.get('custom_hooks') or []:
-        if hook.get('type') != 'AdapterInjectionHook':
-            continue
-        growth, adjustment = hook.get('growth', 'paper'), hook.get('adjustment', 'paper')
-        stock = not isinstance(model.backbone, GrowableBackbone) and not any(
-            True for _ in growth_of(model.backbone))
-        if stock and not (growth is None and adjustment is None):
-            grow_backbone(model.backbone, growth, adjustment, hook.get('targets'), probe=False)
+        model = without_data(MODELS.build(copy.deepcopy(cfg.model)))
+    hook = injection_hook(cfg)
+    if hook is not None:
+        grow_as_hook(model, hook, probe=False)
         if hook.get('freeze', 'paper') is not None:
             apply_freezing(model, hook.get('freeze', 'paper'))
     return model
+
+
+def injection_hook(cfg: Config) -> Optional[dict]:
+    """dict | None: A config's ``AdapterInjectionHook``."""
+    for hook in cfg.get('custom_hooks') or []:
+        kind = hook.get('type')
+        if getattr(kind, '__name__', kind) in ('AdapterInjectionHook',
+                                               'scalenet_mm.AdapterInjectionHook'):
+            return hook
+    return None
+
+
+def grow_as_hook(model: nn.Module, hook: dict, probe: bool = True) -> None:
+    """Grow a stock model in place as the hook of its config would, without a Runner.
+
+    A backbone that grows by its own arguments, or is grown already, is left as it is.
+
+    Args:
+        model (nn.Module): A classifier, detector or segmentor.
+        hook (dict): Config of an ``AdapterInjectionHook``.
+        probe (bool): See :func:`grow_backbone`. Defaults to True.
+
+    Raises:
+        GrowthError: If the backbone cannot be grown so.
+    """
+    if isinstance(model.backbone, GrowableBackbone) or any(True for _ in growth_of(model.backbone)):
+        return
+    growth, adjustment = (hook.get(key, 'paper') for key in ('growth', 'adjustment'))
+    if growth is not None or adjustment is not None:
+        grow_backbone(model.backbone, growth, adjustment, hook.get('targets'), probe)

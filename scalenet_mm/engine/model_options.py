@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, Registry
 
+from scalenet_mm.analysis.meta_model import injection_hook
 from scalenet_mm.backbones.base import GrowableBackbone
 from scalenet_mm.engine.scopes import type_name
 from scalenet_mm.errors import ConfigError, ScaleNetError
@@ -144,9 +145,9 @@ def _check_grown(cfg: Config, registry: Registry) -> None:
 
 def _injection(cfg: Config) -> Optional[dict]:
     """dict | None: What the config's AdapterInjectionHook does to a stock backbone."""
-    for hook in cfg.get('custom_hooks') or []:
-        if type_name(hook) == 'AdapterInjectionHook':
-            given = {k: hook.get(k, default) for k, default in (
-                ('growth', 'paper'), ('adjustment', 'paper'), ('targets', None))}
-            return given if any(given[k] is not None for k in ('growth', 'adjustment')) else None
-    return None
+    hook = injection_hook(cfg)
+    if hook is None:
+        return None
+    given = {k: hook.get(k, default) for k, default in (
+        ('growth', 'paper'), ('adjustment', 'paper'), ('targets', None))}
+    return given if any(given[k] is not None for k in ('growth', 'adjustment')) else None

@@ -241,21 +241,32 @@ def _grow_all(stages, maps, growth, adjustment):
     # a rehearsal on copies without data finds whatever is wrong before anything is changed
     for rehearsal in (True, False):
         for blocks, layer_map in zip(stages, maps):
-            target = _without_data(blocks) if rehearsal else blocks
+            target = without_data(blocks) if rehearsal else blocks
             _grow_one(target, layer_map, growth, adjustment)
     return stages
 
 
-def _without_data(blocks):
-    """A copy whose tensors are on the meta device, made without copying any data."""
+def without_data(module: nn.Module) -> nn.Module:
+    """Copy a module without its data.
+
+    Args:
+        module (nn.Module): Any module, which is left as it is.
+
+    Returns:
+        nn.Module: The copy, all of whose tensors are on the device 'meta'; made without copying
+        any data.
+
+    Raises:
+        GrowthError: If the module holds something that cannot be copied.
+    """
     memo = {}
-    for parameter in blocks.parameters():
+    for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(
             torch.empty_like(parameter, device='meta'), requires_grad=parameter.requires_grad)
-    for buffer in blocks.buffers():
+    for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device='meta')
     try:
-        return copy.deepcopy(blocks, memo)
+        return copy.deepcopy(module, memo)
     except (RuntimeError, TypeError) as error:
         raise GrowthError('the blocks hold something that cannot be copied, so they cannot be '
                           f'grown: {error}') from error

@@ -9,7 +9,8 @@ from mmengine.registry import MODELS
 
 from scalenet_mm import ConfigError
 from scalenet_mm.analysis import count_flops, register_flop_handlers
-from scalenet_mm.analysis.flops import SDPA, as_meta
+from scalenet_mm.analysis.flops import SDPA
+from scalenet_mm.growth.grow import without_data
 
 #: What mmengine calls the operators that both count; norms and pooling are its own additions.
 PRODUCTS = ('linear', 'matmul', 'conv', 'scaled_dot_product_attention')
@@ -133,7 +134,7 @@ def test_the_model_is_left_as_it_is():
     count_flops(model, (3, 32, 32))
     assert model.training and all(module.training for module in model.modules())
     assert torch.equal(model(image)[0], before)
-    shell = as_meta(model)
+    shell = without_data(model)
     assert {p.device.type for p in [*shell.parameters(), *shell.buffers()]} == {'meta'}
     assert [p.shape for p in shell.parameters()] == [p.shape for p in model.parameters()]
 

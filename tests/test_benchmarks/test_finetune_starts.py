@@ -141,10 +141,10 @@ def test_every_arm_is_what_it_says(bench, command, images, tmp_path):
 
 def test_sweep_tests_on_training_images_that_it_does_not_train_on(bench, command, images,
                                                                  monkeypatch, capsys, tmp_path):
-    done = fake_training(bench, monkeypatch, [[1.], [2.], [3.]])
+    done = fake_training(bench, monkeypatch, [[1.], [2.], [3.], [4.]])
     bench.sweep(command('--arms', 'everything', '--sweep'))
-    assert 'lr 3e-05: 1.0, lr 0.0001: 2.0, lr 0.0003: 3.0' in capsys.readouterr().out
-    assert len(done) == 3
+    assert 'lr 1e-05: 1.0, lr 3e-05: 2.0, lr 0.0001: 3.0, lr 0.0003: 4.0' in capsys.readouterr().out
+    assert len(done) == 4
     folder = tmp_path / 'out' / 'sweep' / 'images'
     parts = {
         split: {p.resolve() for p in folder.glob(f'{split}/*/*')} for split in ('train', 'val')
