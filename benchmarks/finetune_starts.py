@@ -52,7 +52,7 @@ ARMS = dict(
     paper=Arm("grown, paper's start", 'scalenet_deit-t_20e_folder', 1e-3, SMALL_PARTS,
               ('model.backbone.growth.start=paper', )),
     identity=Arm('grown, identity start', 'scalenet_deit-t_20e_folder', 1e-3, SMALL_PARTS),
-    split=Arm('grown, split start', 'scalenet_deit-t-split_20e_folder', 1e-3, SMALL_PARTS),
+    split=Arm('grown, split start', 'scalenet_deit-t-split_20e_folder', 3e-3, SMALL_PARTS),
     everything=Arm('ungrown, everything trained', 'scalenet_deit-t-ungrown_20e_folder', 3e-5,
                    (1e-5, 3e-5, 1e-4, 3e-4),
                    ('model.backbone.adjustment=None', 'custom_hooks.0.freeze=all')),

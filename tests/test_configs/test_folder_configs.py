@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
 
 from scalenet_mm import ConfigError
 from scalenet_mm.growth import apply_freezing, growth_of
@@ -18,6 +19,13 @@ from scalenet_mm.growth import apply_freezing, growth_of
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
 BASE = 'scalenet_deit-t_20e_folder.py'
+#: The paper's grown model with 1000 classes (its parameters, exactly), the width of the grown
+#: blocks, which is the classifier's, and how many blocks they are after growing.
+ARCHS = {
+    'deit-t': (6_463_912, 192, 24), 'deit-s': (23_543_656, 384, 24),
+    'deit-b': (89_553_640, 768, 24), 'swin-t': (29_246_818, 768, 4),
+    'swin-s': (51_302_002, 768, 4), 'swin-b': (90_029_216, 1024, 4),
+}
 
 FIVE_LINES = """\
 _base_ = './configs/scalenet_deit-t_20e_folder.py'
@@ -28,6 +36,15 @@ model = dict(head=dict(num_classes=2))
 """
 
 # The same in small, between the base and the five lines.
+REDUCED_SWIN = """\
+_base_ = '{base}'
+load_from = 'pretrained.pth'
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=4, depths=(2, 1, 1, 2), num_heads=(1, 1, 2, 2)),
+        window_size=2),
+    head=dict(in_channels=32))
+"""
 REDUCED = """\
 _base_ = '{base}'
 load_from = 'pretrained.pth'
@@ -45,29 +62,32 @@ def build(cfg):
         return MODELS.build(cfg.model)
 
 
-@pytest.fixture
-def folder(tmp_path):
+def write(folder, base, reduced):
     """A user's folder: images of two colours, weights of a model of 1000 classes, the configs."""
     rng = np.random.default_rng(0)
     for split, count in (('train', 8), ('val', 4)):
         for channel, name in enumerate(('blue', 'green')):
-            path = tmp_path / 'data/cats_dogs' / split / name
+            path = folder / 'data/cats_dogs' / split / name
             path.mkdir(parents=True)
             for index in range(count):
                 image = rng.integers(0, 60, (40, 48, 3), np.uint8)
                 image[..., channel] += 150
                 cv2.imwrite(str(path / f'{index}.png'), image)
-    (tmp_path / 'reduced.py').write_text(REDUCED.format(base=CONFIGS / BASE))
-    (tmp_path / 'mine.py').write_text(
-        FIVE_LINES.replace('./configs/scalenet_deit-t_20e_folder.py', './reduced.py'))
+    (folder / 'reduced.py').write_text(reduced.format(base=CONFIGS / base))
+    (folder / 'mine.py').write_text(FIVE_LINES.replace(f'./configs/{BASE}', './reduced.py'))
 
-    cfg = Config.fromfile(tmp_path / 'reduced.py')
+    cfg = Config.fromfile(folder / 'reduced.py')
     cfg.model.backbone.update(growth=None, adjustment=None)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg.model)
     model.init_weights()
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'pretrained.pth')
-    return tmp_path
+    torch.save(dict(state_dict=model.state_dict()), folder / 'pretrained.pth')
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(tmp_path, BASE, REDUCED)
 
 
 def tool(name, *arguments, cwd):
@@ -133,7 +153,6 @@ def test_five_lines_train_and_test(folder):
 
 @pytest.mark.parametrize('count', (3, 1000))
 def test_a_wrong_number_of_classes(folder, count, monkeypatch):
-    from mmengine.runner import Runner
     monkeypatch.chdir(folder)
     text = (folder / 'mine.py').read_text().replace('num_classes=2', f'num_classes={count}')
     (folder / 'wrong.py').write_text(text)
@@ -146,16 +165,64 @@ def test_a_wrong_number_of_classes(folder, count, monkeypatch):
         Runner.from_cfg(cfg).train()
 
 
-def test_the_full_model():
-    cfg = Config.fromfile(CONFIGS / BASE)
+def test_five_lines_train_a_swin(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, 'scalenet_swin-t_20e_folder.py', REDUCED_SWIN))
+    cfg = Config.fromfile('mine.py')
+    cfg.work_dir = 'w'
+    cfg.train_cfg.max_epochs = 2
+    for split, sizes in (('train', (64, )), ('val', (72, 64)), ('test', (72, 64))):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False, batch_size=4)
+        for step, key, size in zip(loader.dataset.pipeline[1:], ('scale', 'crop_size'), sizes):
+            step[key] = size
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert 'val/accuracy/top1' in runner.message_hub.log_scalars
+
+    before = torch.load('pretrained.pth')['state_dict']
+    after = runner.model.state_dict()
+    assert after['head.fc.weight'].shape == (2, 32)
+    for name in ('patch_embed.projection.weight', 'stages.3.blocks.1.attn.w_msa.qkv.weight',
+                 'stages.0.downsample.reduction.weight'):
+        assert torch.equal(after[f'backbone.{name}'], before[f'backbone.{name}']), name
+    assert not torch.equal(after['backbone.norm3.weight'], before['backbone.norm3.weight'])
+    gains = {k: v for k, v in after.items() if k.endswith('_r1.ffn.layers.1.gain')}
+    assert [k.removeprefix('backbone.stages.3.blocks.')[:4] for k in gains] == ['0_r1', '1_r1']
+    # they start at 0
+    assert all(v.abs().sum() > 0 for v in gains.values())
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_the_full_model(arch, tmp_path):
+    name = f'scalenet_{arch}_20e_folder.py'
+    (tmp_path / 'mine.py').write_text(
+        FIVE_LINES.replace(f'./configs/{BASE}', str(CONFIGS / name)))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
     model = build(cfg)
-    # the paper's model and the gains: two a block, of 192 channels, in 24 blocks
-    assert sum(p.numel() for p in model.parameters()) == 6_463_912 + 2 * 192 * 24
-    assert 'deit_tiny_patch16_224' in cfg.load_from and cfg.model.backbone.get('init_cfg') is None
+    count, width, blocks = ARCHS[arch]
+    # the gains, two a block, and 2 classes instead of 1000
+    count += 2 * width * blocks - 998 * (width + 1)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+    backbone = cfg.model.backbone
+    assert (backbone.growth.start, backbone.drop_path_rate) == ('identity', 0.)
+    stages = [(tuple(m.sources), m.base_depth) for _, _, m in growth_of(model.backbone)]
+    if arch.startswith('deit'):
+        assert stages == [(tuple(b for b in range(12) for _ in range(2)), 12)]
+    else:
+        assert [s for s, _ in stages[:3]] == [tuple(range(depth)) for _, depth in stages[:3]]
+        assert stages[3] == ((0, 1, 0, 1), 2)
+
+    # the same official weights as ImageNet's configs start from, and from nowhere else
+    imagenet = Config.fromfile(CONFIGS / f'scalenet_{arch}_100e_imagenet.py')
+    assert cfg.load_from == imagenet.load_from and backbone.get('init_cfg') is None
+
+    assert cfg.custom_hooks == [dict(type='AdapterInjectionHook', freeze='paper')]
     apply_freezing(model, cfg.custom_hooks[0]['freeze'])
+    trains = ('adapter', 'gain', *(('.ln', 'head.layers.head') if arch.startswith('deit') else
+                                   ('norm', 'head.fc')))
     for name, parameter in model.named_parameters():
-        small = any(x in name for x in ('adapter', 'gain', '.ln', 'head.layers.head'))
-        assert parameter.requires_grad == small, name
+        assert parameter.requires_grad == any(x in name for x in trains), name
 
 
 def test_the_variants():
@@ -170,4 +237,5 @@ def test_the_variants():
 
 def test_every_folder_config_is_tested():
     names = {p.name for p in CONFIGS.glob('*_folder.py')}
-    assert names == {BASE, *(f'scalenet_deit-t-{v}_20e_folder.py' for v in ('ungrown', 'split'))}
+    assert names == {*(f'scalenet_{arch}_20e_folder.py' for arch in ARCHS),
+                     *(f'scalenet_deit-t-{v}_20e_folder.py' for v in ('ungrown', 'split'))}

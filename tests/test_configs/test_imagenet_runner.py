@@ -13,7 +13,8 @@ from scalenet_mm import CheckpointError
 
 #: One of each family.
 FAMILIES = ['deit-b', 'swin-t', 'deit-s-random', 'swin-t-stack', 'swin-t-random', 'swin-b-lora',
-            'deit-t-identity', 'deit-s-24']
+            'deit-t-identity', 'swin-t-split', 'deit-t-ungrown', 'deit-b-blocks1-3',
+            'swin-b-times3', 'deit-b-stacked', 'deit-b-lora8', 'deit-s-dp03', 'deit-s-24']
 
 
 @pytest.fixture(scope='module')
