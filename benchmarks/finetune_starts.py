@@ -53,7 +53,7 @@ ARMS = dict(
               ('model.backbone.growth.start=paper', )),
     identity=Arm('grown, identity start', 'scalenet_deit-t_20e_folder', 1e-3, SMALL_PARTS),
     split=Arm('grown, split start', 'scalenet_deit-t-split_20e_folder', 3e-3,
-              (*SMALL_PARTS, 1e-2)),
+              (*SMALL_PARTS, 1e-2, 3e-2)),
     everything=Arm('ungrown, everything trained', 'scalenet_deit-t-ungrown_20e_folder', 3e-5,
                    (1e-5, 3e-5, 1e-4, 3e-4),
                    ('model.backbone.adjustment=None', 'custom_hooks.0.freeze=all')),
