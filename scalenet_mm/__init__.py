@@ -1,15 +1,16 @@
 """ScaleNet for OpenMMLab: deeper vision transformers from shared weights and small adapters.
 
 Importing the package registers everything in mmengine's root registries, where all toolboxes find
-it, and makes loading of checkpoints safe; ``custom_imports = dict(imports=['scalenet_mm'])`` is
-all that a config needs. No toolbox is imported: any one of the three is enough.
+it, makes loading of checkpoints safe, and teaches mmengine's FLOPs counter attention (an entry in
+its table, if it has none); ``custom_imports = dict(imports=['scalenet_mm'])`` is all that a config
+needs. No toolbox is imported: any one of the three is enough.
 """
 from .analysis import register_flop_handlers as _register_flop_handlers
 from .backbones import ScaleNetSwin, ScaleNetViT, grow_backbone
 from .checkpoints import load_pretrained
 from .checkpoints.safe import install as _install_safe_loading
 from .datasets import make_digit_scenes
-from .errors import CheckpointError, ConfigError, GrowthError, ScaleNetError
+from .errors import CheckpointError, ConfigError, DataError, GrowthError, ScaleNetError
 from .growth import grow
 from .hooks import AdapterInjectionHook
 from .version import __version__
@@ -18,7 +19,7 @@ _install_safe_loading()
 _register_flop_handlers()
 
 __all__ = [
-    'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'GrowthError', 'ScaleNetError',
-    'ScaleNetSwin', 'ScaleNetViT', '__version__', 'grow', 'grow_backbone', 'load_pretrained',
-    'make_digit_scenes'
+    'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'DataError', 'GrowthError',
+    'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT', '__version__', 'grow', 'grow_backbone',
+    'load_pretrained', 'make_digit_scenes'
 ]

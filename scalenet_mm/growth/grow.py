@@ -97,12 +97,27 @@ class GrowthSpec:
                           f'share=a) with a in [0, 1], got {self.start!r}')
 
     def gain(self, repeat: int, instances: int) -> Optional[float]:
-        """float | None: The gain that an instance of a group starts with; a new block has none."""
+        """The gain that an instance of a group starts with.
+
+        Args:
+            repeat (int): 0 for the original, k for its k-th repeat.
+            instances (int): Number of instances of the group; 0 for a new block, which is in none.
+
+        Returns:
+            float | None: The gain; None if there are no gains.
+
+        Raises:
+            GrowthError: If a new block is to have a part of a split.
+        """
         split = self._split()
         if split is None:
             return None
         if instances == 0:
-            return split
+            if split:
+                raise GrowthError('growth.start: a split divides the step of a block among its '
+                                  'instances, and the new blocks that growth.order asks for '
+                                  "(lists in it) have none: use 'paper' or 'identity'")
+            return 0.
         return 1. - split if repeat == 0 else split / (instances - 1)
 
     def layer_maps(self, depths: Sequence) -> list:
@@ -133,10 +148,6 @@ class GrowthSpec:
         maps = [LayerMap(tuple(range(depth)), depth) for depth in depths]
         for stage, order in zip(stages, orders):
             maps[stage] = make_layer_map(depths[stage], order, self.times, self.blocks)
-        if self._split() and any(any(layer_map.new) for layer_map in maps):
-            raise GrowthError('growth.start: a split divides the step of a block among its '
-                              'instances, and the new blocks that growth.order asks for (lists '
-                              "in it) have none: use 'paper' or 'identity'")
         return maps
 
 
@@ -268,8 +279,8 @@ def without_data(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module, memo)
     except (RuntimeError, TypeError) as error:
-        raise GrowthError('the blocks hold something that cannot be copied, so they cannot be '
-                          f'grown: {error}') from error
+        raise GrowthError('the model holds something that cannot be copied, so it can neither be '
+                          f'grown nor counted: {error}') from error
 
 
 def _check_list(blocks, layer_map):

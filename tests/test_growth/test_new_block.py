@@ -8,7 +8,14 @@ from growth_toys import make_blocks, run, tokens
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
 
 from scalenet_mm.errors import GrowthError
-from scalenet_mm.growth import GrowthSpec, LayerMap, check_ties, grow, shared_parameters
+from scalenet_mm.growth import (
+    GrowthSpec,
+    LayerMap,
+    check_ties,
+    grow,
+    grow_stages,
+    shared_parameters,
+)
 from scalenet_mm.growth.new_block import INIT_STD
 
 ADAPTER = dict(type='ParallelAdapter', rank=2)
@@ -108,8 +115,14 @@ def test_identity_start_silences_new_blocks():
 
 
 def test_a_split_has_nothing_to_share_out():
-    with pytest.raises(GrowthError, match="a split divides .*use 'paper' or 'identity'"):
-        GrowthSpec(order=[0, 1, []], start=dict(type='split', share=0.5)).layer_maps([2])
+    split = dict(start=dict(type='split', share=0.5))
+    message = "a split divides .*use 'paper' or 'identity'"
+    blocks = make_blocks(2)
+    with pytest.raises(GrowthError, match=message):
+        grow(blocks, LayerMap([0, 1, []], 2), split)
+    with pytest.raises(GrowthError, match=message):
+        grow_stages([blocks], dict(order=[0, 1, [0, 1]], **split))
+    assert list(blocks._modules) == ['0', '1'] and type(blocks[0]).__name__ == 'Block'
 
 
 @pytest.mark.parametrize('scope, adjusted', [('all', True), ('shared', False)])
