@@ -55,15 +55,23 @@ _BACKBONE_PAPER = (
 )
 _HEAD_FROZEN = FreezeRule(r'(?!backbone\.)', False)
 
-#: The last classification and regression layers of the heads that the toolboxes' recipes use.
-FINAL_LAYERS = (
-    r'roi_head\.bbox_head\.(\d+\.)?(fc_cls|fc_reg)\.',  # Mask, Faster, Cascade R-CNN
-    r'bbox_head\.(retina_cls|retina_reg)\.',  # RetinaNet
-    r'decode_head\.(\d+\.)?conv_seg\.',  # mmseg's decode heads
-    r'auxiliary_head\.(\d+\.)?conv_seg\.',
-    r'head\.fc\.',  # mmpretrain's linear head
-    r'head\.layers\.head(_dist)?\.',  # mmpretrain's ViT and DeiT heads
-)
+_CONV_SEG = (r'(decode|auxiliary)_head\.(\d+\.)?conv_seg\.', )  # of nearly all heads of mmseg
+#: The last classification and regression layers of each head that the recipes use.
+HEADS = {
+    'mask-rcnn': (r'roi_head\.bbox_head\.(fc_cls|fc_reg)\.', ),  # Faster R-CNN's, too
+    'cascade-mask-rcnn': (r'roi_head\.bbox_head\.\d+\.(fc_cls|fc_reg)\.', ),
+    'retinanet': (r'bbox_head\.(retina_cls|retina_reg)\.', ),
+    # the last of the three linear layers that regress a box, or make the embedding of a mask
+    'dino': (r'bbox_head\.cls_branches\.\d+\.', r'bbox_head\.reg_branches\.\d+\.4\.'),
+    'mask2former': (r'(panoptic|decode)_head\.cls_embed\.',
+                    r'(panoptic|decode)_head\.mask_embed\.4\.'),
+    'upernet': _CONV_SEG,
+    'segformer': _CONV_SEG,
+    'linear-cls': (r'head\.fc\.', ),  # mmpretrain's classifiers
+    'vit-cls': (r'head\.layers\.head(_dist)?\.', ),  # of ViT and DeiT
+}
+#: All of them, for the presets that find out which head there is.
+FINAL_LAYERS = tuple(dict.fromkeys(p for patterns in HEADS.values() for p in patterns))
 _RPN = (r'rpn_head\.(rpn_cls|rpn_reg)\.', )
 _MASK = (r'roi_head\.mask_head\.(\d+\.)?conv_logits\.', )
 
@@ -76,6 +84,9 @@ PRESETS = {
     'paper': ((*_BACKBONE_PAPER, _HEAD_FROZEN), (FINAL_LAYERS, )),
     'paper-strict': ((*_BACKBONE_PAPER, _HEAD_FROZEN), ()),
     'all': ((FreezeRule(r'', True), ), ()),
+    # 'paper' for one head, each of whose final layers must be there
+    **{name: ((*_BACKBONE_PAPER, _HEAD_FROZEN), tuple((p, ) for p in patterns))
+       for name, patterns in HEADS.items()},
 }
 
 
@@ -112,16 +123,23 @@ def resolve_rules(freeze: Union[str, dict, Sequence], names: Sequence) -> list:
             for group in groups:
                 found = [p for p in group if any(re.match(p, name) for name in names)]
                 if not found:
-                    what = 'none of the final layers of this model' if group is FINAL_LAYERS else \
-                        f'{group[0]!r}, which this model does not have'
-                    raise GrowthError(
-                        f"freeze: preset {item!r} knows {what}. Name the layers that train: "
-                        "freeze=['backbone-paper', dict(freeze=r'(?!backbone\\.)'), "
-                        "dict(train='...')]")
+                    raise _unknown_head(item, group, names)
                 rules += [FreezeRule(p, True) for p in found]
         else:
             rules.append(_rule_from_dict(item))
     return rules
+
+
+def _unknown_head(preset, group, names):
+    """GrowthError: What a preset did not find in a model, and what would fit."""
+    what = 'none of the final layers of this model' if group is FINAL_LAYERS else \
+        f'{group[0]!r}, which this model does not have'
+    fit = [head for head, patterns in HEADS.items()
+           if all(any(re.match(p, name) for name in names) for p in patterns)]
+    fit = f'Presets for its head: {", ".join(fit)}. Or name' if fit else 'Name'
+    return GrowthError(
+        f"freeze: preset {preset!r} knows {what}. {fit} the layers that train: "
+        "freeze=['backbone-paper', dict(freeze=r'(?!backbone\\.)'), dict(train='...')]")
 
 
 def _rule_from_dict(item):

@@ -119,6 +119,46 @@ class TestPresets:
         apply_freezing(model, 'all')
         assert all(p.requires_grad for p in model.parameters())
 
+    @pytest.mark.parametrize('preset, names, final', [
+        ('mask-rcnn', ['rpn_head.rpn_cls', 'roi_head.bbox_head.shared_fcs.0'],
+         ['roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg']),
+        ('cascade-mask-rcnn', ['roi_head.bbox_head.0.shared_fcs.0'],
+         ['roi_head.bbox_head.0.fc_cls', 'roi_head.bbox_head.1.fc_reg']),
+        ('retinanet', ['bbox_head.cls_convs.0'], ['bbox_head.retina_cls', 'bbox_head.retina_reg']),
+        ('dino', ['bbox_head.reg_branches.0.0', 'bbox_head.reg_branches.0.2', 'encoder.x'],
+         ['bbox_head.cls_branches.0', 'bbox_head.cls_branches.1', 'bbox_head.reg_branches.0.4']),
+        ('mask2former', ['panoptic_head.mask_embed.0'],
+         ['panoptic_head.cls_embed', 'panoptic_head.mask_embed.4']),
+        ('mask2former', ['decode_head.mask_embed.2'],
+         ['decode_head.cls_embed', 'decode_head.mask_embed.4']),
+        ('upernet', ['decode_head.bottleneck'],
+         ['auxiliary_head.conv_seg', 'decode_head.conv_seg']),
+        ('segformer', ['decode_head.fusion_conv'], ['decode_head.conv_seg']),
+        ('linear-cls', ['neck'], ['head.fc']),
+        ('vit-cls', ['head.layers.pre_logits'], ['head.layers.head']),
+    ])
+    def test_one_head(self, preset, names, final):
+        model = tree(**backbone(), **linears('neck', *names, *final))
+        apply_freezing(model, preset)
+        assert_backbone_is_the_papers(model)
+        assert trained(model) == final
+        lines = apply_freezing(model, 'paper')  # the head is found out
+        assert trained(model) == final
+        assert len(lines) == len(set(lines))
+
+        with pytest.raises(GrowthError, match=f"preset '{preset}' knows .* does not have"):
+            apply_freezing(tree(**backbone(), **linears('head.classifier')), preset)
+
+    @pytest.mark.parametrize('preset, only', [('dino', 'bbox_head.cls_branches.0'),
+                                              ('mask2former', 'panoptic_head.cls_embed')])
+    def test_half_a_head(self, preset, only):
+        with pytest.raises(GrowthError, match=f"preset '{preset}' knows .* does not have"):
+            apply_freezing(tree(**backbone(), **linears(only)), preset)
+
+    def test_the_right_preset_is_named(self):
+        with pytest.raises(GrowthError, match="Presets for its head: mask-rcnn. Or name"):
+            apply_freezing(detector(), 'retinanet')
+
     @pytest.mark.parametrize('preset', ['final-layers+rpn', 'final-layers+rpn+mask'])
     def test_a_part_that_is_not_there(self, preset):
         model = tree(**backbone(), **linears('neck', 'head.fc'))
