@@ -91,6 +91,7 @@ def _show_mmseg(cfg: Config, hook: ConfigDict, args) -> None:
         cfg.visualizer.save_dir = args.show_dir
     if args.interval:
         hook.interval = args.interval
+    hook.setdefault('interval', 1)  # its own is 50, which draws nothing of a small set
 
 
 # -- saving predictions --------------------------------------------------------------------------
@@ -155,33 +156,6 @@ def _tta_pipeline_mmseg(pipeline: List[dict]) -> List[dict]:
     return [*pipeline[:-1], _flips(pipeline[-1], unflipped_first=True)]
 
 
-def _find_key(cfg: Any, name: str, prefix: str) -> Optional[str]:
-    if isinstance(cfg, dict):
-        for key, value in cfg.items():
-            if key == name and isinstance(value, dict):
-                return f'{prefix}.{key}'
-            found = _find_key(value, name, f'{prefix}.{key}')
-            if found:
-                return found
-    elif isinstance(cfg, (list, tuple)):
-        for i, value in enumerate(cfg):
-            found = _find_key(value, name, f'{prefix}.{i}')
-            if found:
-                return found
-    return None
-
-
-def _refuse_masks(cfg: Config) -> None:
-    if type_name(cfg.tta_model) != 'DetTTAModel':
-        return
-    mask_head = _find_key(cfg.model, 'mask_head', 'model')
-    if mask_head:
-        raise ConfigError(
-            f'--tta: this model predicts masks ({mask_head}), and mmdet\'s DetTTAModel merges '
-            'boxes only: it fails on the first image with masks. Test without --tta, or give a '
-            'tta_model of your own that merges masks')
-
-
 # -- the table -----------------------------------------------------------------------------------
 
 
@@ -201,8 +175,7 @@ class Scope:
         tta_model (dict): The model wrapper of ``--tta`` in a config that has none.
         tta_pipeline (callable, optional): Makes a ``--tta`` pipeline of a test pipeline.
             Defaults to None, which means that configs must give one.
-        check_tta (callable, optional): Raises if this config can't be augmented.
-            Defaults to None.
+        tta_stand_ins (dict): What stands in for a ``tta_model`` of the toolbox, type by type.
         dataloader (dict): Defaults of the dataloaders that the toolbox's own tools set, and its
             configs rely on.
     """
@@ -214,7 +187,7 @@ class Scope:
     dump: Callable[[Config, str], None] = _dump_pickle('DumpResults')
     tta_model: dict = field(default_factory=dict)
     tta_pipeline: Optional[Callable[[List[dict]], List[dict]]] = None
-    check_tta: Optional[Callable[[Config], None]] = None
+    tta_stand_ins: dict = field(default_factory=dict)
     dataloader: dict = field(default_factory=dict)
 
     def enable_visualization(self, cfg: Config, args) -> None:
@@ -248,7 +221,7 @@ class Scope:
 
         Raises:
             ConfigError: If the config gives no ``tta_model`` or ``tta_pipeline`` and the scope
-                has no default, or if the model's predictions can't be merged.
+                has no default.
         """
         for key, default in (('tta_model', self.tta_model), ('tta_pipeline', self.tta_pipeline)):
             if cfg.get(key) is None and not default:
@@ -257,8 +230,8 @@ class Scope:
                     f'default_scope={self.name!r}')
         if cfg.get('tta_model') is None:
             cfg.tta_model = deepcopy(self.tta_model)
-        if self.check_tta is not None:
-            self.check_tta(cfg)
+        kind = type_name(cfg.tta_model)
+        cfg.tta_model.type = self.tta_stand_ins.get(kind, cfg.tta_model.type)
         for key, dataset in iter_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'):
             if cfg.get('tta_pipeline') is not None:
                 dataset['pipeline'] = deepcopy(cfg.tta_pipeline)
@@ -301,7 +274,8 @@ SCOPES = {
                 type='DetTTAModel',
                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
             tta_pipeline=_tta_pipeline_mmdet,
-            check_tta=_refuse_masks,
+            # the same without masks; with masks mmdet's own fails on the first image
+            tta_stand_ins=dict(DetTTAModel='scalenet_mm.engine.mask_tta.MaskTTAModel'),
         ),
         Scope(
             name='mmseg',

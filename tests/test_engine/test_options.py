@@ -218,6 +218,13 @@ class TestShow:
             type='SegVisualizationHook', draw=True, show=True, wait_time=3, interval=5)
         assert cfg.visualizer.save_dir == 'd'
 
+    def test_mmseg_draws_every_image(self, make_cfg):
+        # the hook's own default would be every 50th batch
+        assert test_cfg(make_cfg('mmseg'), '--show').default_hooks.visualization.interval == 1
+        hook = dict(type='SegVisualizationHook', interval=7)
+        cfg = test_cfg(make_cfg('mmseg', default_hooks=dict(visualization=hook)), '--show')
+        assert cfg.default_hooks.visualization.interval == 7
+
     def test_unknown_scope(self, make_cfg):
         with pytest.raises(ConfigError, match="'mmpose'"):
             test_cfg(make_cfg('mmdet', default_scope='mmpose'), '--show')
@@ -227,7 +234,7 @@ class TestTTA:
 
     @pytest.mark.parametrize('scope, model, flips', (
         ('mmpretrain', 'mmpretrain.AverageClsScoreTTA', (1., 0.)),
-        ('mmdet', 'DetTTAModel', (1., 0.)),
+        ('mmdet', 'scalenet_mm.engine.mask_tta.MaskTTAModel', (1., 0.)),
         # the label map comes from the first view, which therefore is the unflipped one
         ('mmseg', 'SegTTAModel', (0., 1.)),
     ))
@@ -250,14 +257,13 @@ class TestTTA:
         assert (cfg.model.type, cfg.model.weight) == ('MyTTA', 2)
         assert cfg.test_dataloader.dataset.datasets[0].pipeline == own
 
-    def test_mask_rcnn_is_refused(self, make_cfg):
-        model = dict(type='MaskRCNN', roi_head=dict(mask_head=dict(type='FCNMaskHead')))
-        with pytest.raises(ConfigError, match=r'model\.roi_head\.mask_head.*boxes only'):
-            test_cfg(make_cfg('mmdet', model=model), '--tta')
-        cfg = make_cfg('mmdet', model=model, tta_model=dict(type='MyMaskTTA'))
+    def test_masks_are_merged_too(self, make_cfg):
+        ours = 'scalenet_mm.engine.mask_tta.MaskTTAModel'
+        for kind in ('DetTTAModel', 'mmdet.DetTTAModel'):  # which fails on masks
+            cfg = test_cfg(make_cfg('mmdet', tta_model=dict(type=kind, tta_cfg=dict(a=1))), '--tta')
+            assert (cfg.model.type, cfg.model.tta_cfg) == (ours, dict(a=1))
+        cfg = make_cfg('mmdet', tta_model=dict(type='MyMaskTTA'))
         assert test_cfg(cfg, '--tta').model.type == 'MyMaskTTA'
-        model['roi_head']['mask_head'] = None
-        assert test_cfg(make_cfg('mmdet', model=model), '--tta').model.type == 'DetTTAModel'
 
 
 class TestCfgOptions:
