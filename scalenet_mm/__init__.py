@@ -13,6 +13,8 @@ from .datasets import make_digit_scenes
 from .errors import CheckpointError, ConfigError, DataError, GrowthError, ScaleNetError
 from .growth import grow
 from .hooks import AdapterInjectionHook
+from .necks import SimpleFeaturePyramid
+from .optim import LayerDecayOptimWrapperConstructor
 from .version import __version__
 
 _install_safe_loading()
@@ -20,6 +22,7 @@ _register_flop_handlers()
 
 __all__ = [
     'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'DataError', 'GrowthError',
-    'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT', '__version__', 'grow', 'grow_backbone',
-    'load_pretrained', 'make_digit_scenes'
+    'LayerDecayOptimWrapperConstructor', 'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT',
+    'SimpleFeaturePyramid', '__version__', 'grow', 'grow_backbone', 'load_pretrained',
+    'make_digit_scenes'
 ]

@@ -1,5 +1,6 @@
 """What the two backbones have in common: constructor arguments, growth, loading, freezing."""
 from collections.abc import Sequence
+from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -9,7 +10,7 @@ from ..checkpoints.backbone_state import adapt_backbone_state, check_backbone_st
 from ..checkpoints.keys import name_as_classifier
 from ..checkpoints.pretrained import load_pretrained
 from ..errors import ConfigError
-from ..growth import grow_stages, set_drop_path_rates
+from ..growth import grow_stages, set_drop_path_rates, ungrown_name
 from ..growth.sharing import Tied
 
 #: Stands for "not given" where None means something.
@@ -143,6 +144,31 @@ class GrowableBackbone(BaseModule):
     def _checkpoint_filter(self, state_dict, prefix, *args):
         """Read a file without prefixes; mmpretrain's ``ImageClassifier`` calls it on loading."""
         name_as_classifier(state_dict, prefix, self.key_family)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple:
+        """Tell the depth of a parameter, for learning rates that decay from layer to layer.
+
+        Depths are those of mmpretrain's stock class, which counts pretrained blocks: a repeat has
+        its source's depth, for new blocks see :attr:`LayerMap.counts_as`.
+
+        Args:
+            param_name (str): The parameter's name.
+            prefix (str): What stands before the backbone's own names; names without it belong to
+                modules behind the backbone. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The depth, from 0 (the stem) to one less than the number of layers
+            (what comes behind the blocks), and that number: the pretrained depth + 2.
+        """
+        num_layers = sum(layer_map.base_depth for layer_map in self.layer_maps) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        depth = self._depth_of(ungrown_name(self, param_name[len(prefix):]))
+        return num_layers - 1 if depth is None else depth, num_layers
+
+    def _depth_of(self, name: str) -> Optional[int]:
+        """int | None: The depth of a parameter of the ungrown backbone; None behind its blocks."""
+        raise NotImplementedError
 
     def _frozen_modules(self) -> list:
         """list[nn.Module]: What ``frozen_stages`` freezes."""

@@ -1,4 +1,5 @@
 """Growing the backbones of others: found by structure, grown in place."""
+import functools
 import re
 from collections.abc import Sequence
 from typing import Optional, Union
@@ -16,6 +17,7 @@ from ..growth import (
     is_grown,
     is_norm,
     set_drop_path_rates,
+    ungrown_name,
 )
 from .base import UNSET
 from .scalenet_swin import ScaleNetSwin
@@ -49,7 +51,7 @@ def find_block_lists(backbone: nn.Module, targets: Union[str, Sequence, None] = 
     if not found:
         raise GrowthError(f'no list of transformer blocks was found in {type(backbone).__name__}: '
                           'blocks are members of one class of a ModuleList or Sequential, each '
-                          'with a layer norm and linear layers')
+                          f'with a layer norm and linear layers{_mixed_lists(backbone)}')
     if targets is None:
         return found
     patterns = [targets] if isinstance(targets, str) else list(targets)
@@ -65,9 +67,23 @@ def _is_block_list(module):
         return False
     members = list(module.children())
     classes = {getattr(type(m), '_recipe', (type(m), ))[0] for m in members}
-    return (len(classes) == 1 and not isinstance(members[0], (nn.ModuleList, nn.Sequential))
-            and all(any(map(is_norm, m.modules())) and any(
-                isinstance(s, nn.Linear) for s in m.modules()) for m in members))
+    return len(classes) == 1 and all(map(_is_block, members))
+
+
+def _is_block(module):
+    return (not isinstance(module, (nn.ModuleList, nn.Sequential))
+            and any(map(is_norm, module.modules()))
+            and any(isinstance(m, nn.Linear) for m in module.modules()))
+
+
+def _mixed_lists(backbone):
+    """str: For the message, a list that holds blocks beside something else."""
+    for name, module in backbone.named_modules():
+        if name and isinstance(module, (nn.ModuleList, nn.Sequential)) \
+                and any(map(_is_block, module)):
+            kinds = dict.fromkeys(type(m).__name__ for m in module)
+            return f'; {name} holds members of several classes, {" and ".join(kinds)}'
+    return ''
 
 
 def grow_backbone(backbone: nn.Module,
@@ -80,7 +96,8 @@ def grow_backbone(backbone: nn.Module,
     Args:
         backbone (nn.Module): The ungrown backbone, of mmpretrain, mmdet, mmseg or another.
         growth (str | dict | None): As for :class:`ScaleNetSwin` if the backbone has several lists
-            of blocks, for :class:`ScaleNetViT` if it has one. Defaults to 'paper'.
+            of blocks (stages are then those that ``targets`` take), for :class:`ScaleNetViT` if it
+            has one. Defaults to 'paper'.
         adjustment (str | dict | None): See :class:`AdjustmentSpec`. Defaults to 'paper'.
         targets (str | Sequence[str], optional): See :func:`find_block_lists`. Defaults to None.
         probe (bool): Whether to run the backbone on a random image, of the size it was made for
@@ -102,26 +119,36 @@ def grow_backbone(backbone: nn.Module,
     grown_by = dict(growth=growth, adjustment=adjustment, targets=targets)
     if growth == 'paper':
         growth = {}
-    if isinstance(growth, dict):
-        of_paper = (ScaleNetViT if len(lists) == 1 else ScaleNetSwin).default_growth
-        growth = {**of_paper, **growth}
-    adjustment = {} if adjustment == 'paper' else adjustment
     # the drop path rises over the whole backbone, whichever part of it is grown
     every = [blocks for _, blocks in find_block_lists(backbone)]
+    if isinstance(growth, dict):
+        of_paper = (ScaleNetViT if len(every) == 1 else ScaleNetSwin).default_growth
+        growth = {**of_paper, **growth}
+    adjustment = {} if adjustment == 'paper' else adjustment
     rate = max(get_drop_path_rate(block) or 0. for blocks in every for block in blocks)
 
     before = _run_probe(backbone) if probe else None
     maps = grow_stages(lists, growth, adjustment)
     set_drop_path_rates(every, rate)
-    if len(lists) == 1 and hasattr(backbone, 'out_indices'):
-        # of a plain ViT they name blocks, and its code compares them with execution positions
+    if len(every) == 1 and '.' not in found[0][0] and hasattr(backbone, 'out_indices'):
+        # of a plain ViT they name blocks, and its code compares them with execution positions; of
+        # all others they name stages
         backbone.out_indices = type(backbone.out_indices)(
             maps[0].output_position(i % maps[0].base_depth) for i in backbone.out_indices)
+    if hasattr(type(backbone), 'get_layer_depth'):
+        # an attribute and no class of its own: mmpretrain's Swin reads the names of old checkpoints
+        # only if its class is exactly that
+        backbone.get_layer_depth = functools.partial(_get_layer_depth, backbone)
     backbone.growth, backbone.adjustment, backbone.layer_maps = growth, adjustment, maps
     backbone.grown_by = grown_by  # as it was asked for
     if probe and before is not None:
         check_targets_called(backbone, lambda: _run_probe(backbone))
         after = _run_probe(backbone)
+        if [a.shape for a in after] != [b.shape for b in before]:
+            raise GrowthError(f'{type(backbone).__name__}: outputs of the shapes '
+                              f'{[tuple(b.shape) for b in before]} became '
+                              f'{[tuple(a.shape) for a in after]}: its code counts blocks in a way '
+                              'that growth does not know')
         starts_as_identity = growth is None or growth.get('start') == 'identity'
         if starts_as_identity and not all(map(torch.equal, before, after)):
             raise GrowthError(
@@ -130,9 +157,18 @@ def grow_backbone(backbone: nn.Module,
     return backbone
 
 
+def _get_layer_depth(backbone, param_name, prefix=''):
+    """The stock ``get_layer_depth``, which reads indices of blocks from names, for a grown one."""
+    if param_name.startswith(prefix):
+        param_name = prefix + ungrown_name(backbone, param_name[len(prefix):])
+    return type(backbone).get_layer_depth(backbone, param_name, prefix)
+
+
 def _run_probe(backbone):
     """The backbone's outputs for a fixed random image; None if its weights have no data."""
-    weight = next((p for p in backbone.parameters() if p.ndim == 4), None)
+    # position embeddings may have four dimensions, too
+    convs = (m.weight for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    weight = next(convs, None)
     if weight is None or weight.device.type == 'meta':
         return None
     generator = torch.Generator().manual_seed(0)

@@ -301,6 +301,16 @@ class ScaleNetSwin(GrowableBackbone):
                 x, hw_shape = stage.downsample(x, hw_shape)
         return tuple(outs) if self.by_arch else outs
 
+    def _depth_of(self, name):
+        # the position embedding is no part of the stem in mmpretrain
+        if name.startswith('patch_embed.'):
+            return 0
+        if not name.startswith('stages.'):
+            return None
+        _, stage, part, index = name.split('.')[:4]
+        before = sum(self.depths[:int(stage)])
+        return before + (int(index) + 1 if part == 'blocks' else self.depths[int(stage)])
+
     def _frozen_modules(self):
         if self.frozen_stages < 0:
             return []

@@ -331,6 +331,13 @@ class ScaleNetViT(GrowableBackbone):
         featmap = patches.reshape(len(x), *hw_shape, -1).permute(0, 3, 1, 2).contiguous()
         return [featmap, x[:, 0]] if self.output_cls_token else featmap
 
+    def _depth_of(self, name):
+        # the norm in front of the blocks is no part of the stem in mmpretrain
+        part = name.split('.')[0]
+        if part in ('cls_token', 'pos_embed', 'patch_embed'):
+            return 0
+        return int(name.split('.')[1]) + 1 if part == 'layers' else None
+
     def _frozen_modules(self):
         if self.frozen_stages <= 0:
             return []

@@ -72,7 +72,8 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
     # what is computed tells nothing of what a file holds; adapt_checkpoint adds it for new blocks
     of_backbone = [k for k in given if k.startswith(backbone_prefix) and not is_derived(k)]
     plain = not any(_INCREMENT.match(k) for k in of_backbone)
-    ungrown = not any(_REPEAT.match(k) or _NEW.match(k) for k in of_backbone)
+    grown = {prefix for prefix in lists if any(
+        k.startswith(prefix) and (_REPEAT.match(k) or _NEW.match(k)) for k in of_backbone)}
     shares = [_share_of(tensors, lists) for tensors in (given, wanted)]
     copies = "{} (copies of their source's last instance)".format(
         'repeats' if shares[1] == 'none' else 'norms of repeats')
@@ -106,7 +107,7 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
                 "adapters or LoRA of repeats (copies of their source's last instance)"
                 if copied else 'adapters, LoRA or gains', []).append(key)
             if not plain and not _absent_as_a_whole(key, of_backbone, lists) \
-                    and not (ungrown and key.endswith(f'.{GAIN_NAME}')):
+                    and not (key.endswith(f'.{GAIN_NAME}') and not key.startswith(tuple(grown))):
                 problems.append(f'{bare} is missing, though the file is of a grown model')
         elif _OPTIONAL.match(bare):
             report.initialised.setdefault('norms of outputs', []).append(key)
@@ -129,11 +130,33 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
                     'model']
     if problems:
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
+        why = _why(wanted, of_backbone, backbone_prefix)
         raise CheckpointError(
-            f'{name} is of another architecture or growth than the backbone: '
+            f'{name} is of another architecture or growth than the backbone: {why}'
             f'{"; ".join(problems[:4])}{more}. Check arch (or embed_dims, depths), growth and '
             'adjustment in the config')
     return report
+
+
+def _why(wanted, given, prefix):
+    """What explains, in the words of a config, that the names of file and model differ."""
+    found = [k for k in wanted if k.startswith(prefix)]
+    repeats = [{m.group()[len(prefix):-1]: None for m in map(_REPEAT.match, keys) if m}
+               for keys in (given, found)]
+    further = [block for block in repeats[0] if block not in repeats[1]]
+    reasons = []
+    if further:
+        dots = ', ...' if len(further) > 3 else ''
+        reasons.append('the file is grown further than the model, which does not repeat '
+                       f'{", ".join(further[:3])}{dots}: growth must be that of the file, or more')
+    for what, ends, options in (
+            ('gains', (f'.{GAIN_NAME}', ), "growth.start ('paper' has none)"),
+            ('adapters or LoRA', tuple(f'.{n}' for n in ADAPTER_NAMES), 'adjustment')):
+        theirs, ours = (any(k.endswith(ends) for k in keys) for keys in (given, found))
+        if theirs != ours and (theirs or repeats[0]):
+            holder, other = ('file', 'model') if theirs else ('model', 'file')
+            reasons.append(f'the {holder} has {what}, the {other} none: {options} differs')
+    return ''.join(f'{reason}. ' for reason in reasons)
 
 
 def _share_of(tensors, lists):

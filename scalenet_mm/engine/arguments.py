@@ -138,7 +138,7 @@ def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--interval',
         type=int,
         help='with --show or --show-dir: draw every so many samples (mmpretrain) or batches '
-        '(mmseg). Default: 1 for mmpretrain, else the hook\'s own')
+        '(mmseg); mmdet draws all. Default: 1, or what the config says (mmseg)')
     parser.add_argument(
         '--tta',
         action='store_true',

@@ -14,6 +14,7 @@ from scalenet_mm.engine.scopes import type_name
 from scalenet_mm.errors import ConfigError, ScaleNetError
 from scalenet_mm.growth import AdjustmentSpec, GrowthSpec
 from scalenet_mm.growth.freezing import PRESETS, resolve_rules
+from scalenet_mm.optim import check_layer_decay
 
 #: What takes growth options in a config.
 GROWING = ('ScaleNetSwin', 'ScaleNetViT', 'GrownBackbone', 'AdapterInjectionHook')
@@ -59,6 +60,27 @@ def check_model(cfg: Config) -> None:
             _check_arguments(key, place, registry, scope)
     with MODELS.switch_scope_and_registry(scope) as registry:
         _check_grown(cfg, registry)
+
+
+def check_optimizer(cfg: Config) -> None:
+    """Check a constructor for layer-wise learning rates against the backbone.
+
+    Args:
+        cfg (Config): The config with all options applied.
+
+    Raises:
+        ConfigError: If it cannot read the names of this backbone, or lacks its rate.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone')
+    if not isinstance(backbone, dict):
+        return
+    hook = _injection(cfg) or dict(growth=None)
+    growing = backbone if type_name(backbone) in GROWING else hook
+    base = backbone.get('base') if type_name(backbone) == 'GrownBackbone' else backbone
+    with MODELS.switch_scope_and_registry(cfg.get('default_scope') or 'mmengine') as registry:
+        target = _look_up(base or {}, registry)
+    name = getattr(target, '__name__', type_name(base))
+    check_layer_decay(cfg.get('optim_wrapper'), name, growing.get('growth', 'paper') is not None)
 
 
 def _places(cfg: Config) -> Iterator[Tuple[str, dict, Registry]]:

@@ -44,7 +44,8 @@ def load_config(path: str) -> Config:
         Config: The config, bases merged and ``custom_imports`` imported.
 
     Raises:
-        ConfigError: If the file or one of its bases isn't there, or isn't a config by its name.
+        ConfigError: If the file or one of its bases isn't there, isn't a config by its name, or
+            imports what can't be imported.
     """
     if not osp.isfile(path):
         folder, name = osp.split(path)
@@ -55,6 +56,10 @@ def load_config(path: str) -> Config:
         return Config.fromfile(path)
     except FileNotFoundError as error:
         raise ConfigError(f'config: {path!r} inherits from a file that is not there: {error}')
+    except ImportError as error:  # mmengine's own says which imports were asked for; its cause, why
+        raise ConfigError(f'config: {path!r} imports what cannot be imported: '
+                          f'{error.__cause__ or error}. Install it, or correct '
+                          'custom_imports.imports') from error
 
 
 def _suggest_file(folder: str, name: str) -> str:

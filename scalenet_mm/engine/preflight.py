@@ -11,7 +11,9 @@ from mmengine.device import get_device
 from mmengine.utils import is_abs
 
 from scalenet_mm.engine.classification import LAYOUT, check_classification, fill_in_split
-from scalenet_mm.engine.model_options import check_growth, check_model
+from scalenet_mm.engine.dense import iter_steps
+from scalenet_mm.engine.detection import check_detection
+from scalenet_mm.engine.model_options import check_growth, check_model, check_optimizer
 from scalenet_mm.engine.scopes import (
     SCOPES,
     iter_dataloaders,
@@ -19,7 +21,12 @@ from scalenet_mm.engine.scopes import (
     iter_metrics,
     type_name,
 )
+from scalenet_mm.engine.segmentation import check_segmentation
 from scalenet_mm.errors import CheckpointError, ConfigError
+
+# What knows the data sets of a toolbox.
+CHECKS = dict(
+    mmpretrain=check_classification, mmdet=check_detection, mmseg=check_segmentation)
 
 # Data sets of mmpretrain that fetch their files into a folder which need not exist before.
 SELF_DOWNLOADING = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
@@ -93,6 +100,10 @@ def _missing_of_dataset(key: str, cfg: dict) -> Iterator[Missing]:
     prefixes = cfg.get('data_prefix')
     if isinstance(prefixes, dict):
         for name, prefix in prefixes.items():
+            # mmdet's instance configs inherit it from panoptic ones, and read nothing there
+            if name == 'seg' and type_name(cfg) == 'CocoDataset' and not any(
+                    step.get('with_seg') for step in iter_steps(pipeline)):
+                continue
             yield from below(f'data_prefix.{name}', prefix, 'folder')
     else:
         yield from below('data_prefix', prefixes, 'folder')
@@ -134,12 +145,14 @@ def check_data(cfg: Config, splits: Tuple[str, ...]) -> None:
 
     Raises:
         ConfigError: Names every missing path with its config key, in one message; or says what is
-            wrong with the data of a classifier.
+            wrong with the data.
+        DataError: If a label map cannot be read or is none.
     """
     missing = find_missing_data(cfg, splits)
     if not missing:
-        if cfg.get('default_scope') == 'mmpretrain' and cfg.get('model'):
-            check_classification(cfg, splits)
+        check = CHECKS.get(cfg.get('default_scope'))
+        if check is not None and cfg.get('model'):
+            check(cfg, splits)
         return
     lines = ['data that the config names is not there:']
     lines += [f'  {m.key}={m.value!r}: no such {m.kind}: {m.path}' for m in missing]
@@ -241,6 +254,26 @@ def _check_work_dir(cfg: Config) -> None:
         raise ConfigError(f'work_dir: {cfg.work_dir!r} is a file; name a folder by --work-dir')
 
 
+def _check_schedule(cfg: Config) -> None:
+    """Refuse a scheduler that would begin behind the end of a training made shorter."""
+    schedulers = cfg.get('param_scheduler') or []
+    for i, scheduler in enumerate([schedulers] if isinstance(schedulers, dict) else schedulers):
+        if not isinstance(scheduler, dict):
+            continue
+        by_epoch = scheduler.get('by_epoch', True)
+        name = 'max_epochs' if by_epoch else 'max_iters'
+        begin, last = scheduler.get('begin', 0), cfg.train_cfg.get(name)
+        end = scheduler.get('end', last)
+        if not all(isinstance(n, int) for n in (begin, end)) or begin < end:
+            continue
+        key = 'param_scheduler' + ('' if isinstance(schedulers, dict) else f'.{i}')
+        raise ConfigError(
+            f'{key}: {type_name(scheduler)} begins at {"epoch" if by_epoch else "iteration"} '
+            f'{begin} and ends at {end}'
+            f'{"" if "end" in scheduler else f", where training ends (train_cfg.{name})"}: set '
+            f'--cfg-options {key}.begin=0, or train longer')
+
+
 def check_train(cfg: Config) -> None:
     """Everything that can be known to fail before training starts. Writes nothing.
 
@@ -260,6 +293,8 @@ def check_train(cfg: Config) -> None:
     check_growth(cfg)
     check_toolbox(cfg)
     check_model(cfg)
+    check_optimizer(cfg)
+    _check_schedule(cfg)
     check_devices(cfg)
     _check_work_dir(cfg)
     if cfg.get('resume') and cfg.get('load_from') is None:

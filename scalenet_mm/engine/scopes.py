@@ -130,12 +130,13 @@ def _dump_label_maps(cfg: Config, out: str) -> None:
 # -- test-time augmentation ----------------------------------------------------------------------
 
 
-def _flips(pack: dict, unflipped_first: bool) -> dict:
+def _flips(*behind: dict, unflipped_first: bool) -> dict:
     # RandomFlip with probability 1 and 0: each image is seen both ways.
     probabilities = (0., 1.) if unflipped_first else (1., 0.)
     return dict(
         type='TestTimeAug',
-        transforms=[[dict(type='RandomFlip', prob=p) for p in probabilities], [pack]])
+        transforms=[[dict(type='RandomFlip', prob=p) for p in probabilities],
+                    *([transform] for transform in behind)])
 
 
 def _tta_pipeline_mmpretrain(pipeline: List[dict]) -> List[dict]:
@@ -148,7 +149,11 @@ def _tta_pipeline_mmdet(pipeline: List[dict]) -> List[dict]:
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
                    'flip_direction'))
-    return [*pipeline[:-1], _flips(pack, unflipped_first=False)]
+    # The truth that pictures show is in the coordinates of the image as it is in its file: a flip
+    # must not see it.
+    truth = [t for t in pipeline[:-1] if type_name(t) == 'LoadAnnotations']
+    rest = [t for t in pipeline[:-1] if type_name(t) != 'LoadAnnotations']
+    return [*rest, _flips(*truth, pack, unflipped_first=False)]
 
 
 def _tta_pipeline_mmseg(pipeline: List[dict]) -> List[dict]:

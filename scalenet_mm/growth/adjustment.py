@@ -333,7 +333,8 @@ def find_linears(block: nn.Module, what, name: str = 'block') -> list:
     if not names:
         raise GrowthError(
             f'no linear layer for an adjustment was found in {name} ({type(block).__name__}); its '
-            f'linear layers are {there}: name some in adjustment.layers')
+            f'linear layers are {there}: name some in adjustment.layers, or set adjustment=None to '
+            'grow without (an MLP of convolutions can have none)')
     return names
 
 

@@ -338,6 +338,33 @@ def _grow_one(blocks, layer_map, growth, adjustment):
     blocks.layer_map = layer_map
 
 
+def ungrown_name(model: nn.Module, name: str) -> str:
+    """Translate a name within a grown model to that of the layer it counts as.
+
+    What is set by layer for a pretrained model (a learning rate, say) holds so for repeats and
+    new blocks as well, see :attr:`LayerMap.counts_as`.
+
+    Args:
+        model (nn.Module): A model, grown or not.
+        name (str): Name of a module or parameter, such as ``'layers.3_r1.ln1.weight'``; names
+            that the model does not have are returned as they are.
+
+    Returns:
+        str: The name with the pretrained block's index in place of the block's name
+        (``'layers.3.ln1.weight'``). What a repeat has for itself need not be there.
+    """
+    parts, module = name.split('.'), model
+    for i, part in enumerate(parts):
+        child = module._modules.get(part)
+        if child is None:
+            break
+        if is_grown(module):
+            layer_map = module.layer_map
+            parts[i] = str(layer_map.counts_as[layer_map.names.index(part)])
+        module = child
+    return '.'.join(parts)
+
+
 # --- loading a less grown checkpoint -------------------------------------------------------------
 
 

@@ -116,6 +116,20 @@ class LayerMap:
                      f'{source}_r{repeat}'
                      for source, repeat, new in zip(self.sources, self.repeats, self.new))
 
+    @cached_property
+    def counts_as(self) -> tuple:
+        """tuple[int]: For each block, the pretrained block whose layer it counts as.
+
+        A repeat counts as its source, an average as the last of its sources, and a random block
+        as the block before it.
+        """
+        blocks = []
+        for source in self.sources:
+            if isinstance(source, tuple):
+                source = max((index for index, _ in source), default=blocks[-1] if blocks else 0)
+            blocks.append(source)
+        return tuple(blocks)
+
     def template(self, position: int) -> int:
         """int: The pretrained block whose structure the new block at a position has.
 

@@ -21,7 +21,8 @@ from ..checkpoints.adapt import adapt_checkpoint
 from ..checkpoints.tracker import LoadTracker
 from ..errors import CheckpointError, ConfigError
 from ..growth import adjusted_linears, apply_freezing, check_ties, frozen_batchnorms, growth_of
-from .class_check import check_classes
+from ..optim import check_layer_decay
+from .class_check import check_classes, check_labels, labels_of_heads, labels_of_metrics
 
 
 @HOOKS.register_module()
@@ -41,8 +42,8 @@ class AdapterInjectionHook(Hook):
 
     - brings a checkpoint of any format to the model's names, says in one line what matched, and
       refuses one of another architecture;
-    - refuses a frozen parameter that came from no file, and a data set whose classes are not the
-      head's;
+    - refuses a frozen parameter that came from no file, a data set whose classes are not the
+      head's, and label maps with labels that are no classes;
     - keeps BatchNorms with frozen parameters in eval mode;
     - turns mmengine's ``activation_checkpointing`` on without reentrant autograd, with which
       adapters behind a frozen input would get no gradient.
@@ -80,6 +81,7 @@ class AdapterInjectionHook(Hook):
         self._trains = False
         self._tracker: Optional[LoadTracker] = None
         self._batchnorms = []
+        self._labels = set()
         self._activation_checkpointing = None
 
     def before_run(self, runner) -> None:
@@ -138,6 +140,7 @@ class AdapterInjectionHook(Hook):
         if self.require_loaded:
             self._tracker.check_frozen(model)
         self._batchnorms = frozen_batchnorms(model)
+        self._labels = labels_of_heads(model)
         if self._activation_checkpointing is not None:
             runner.cfg['activation_checkpointing'] = self._activation_checkpointing
             _turn_on_activation_checkpointing(model, self._activation_checkpointing)
@@ -146,6 +149,15 @@ class AdapterInjectionHook(Hook):
         """Keep frozen BatchNorms in eval mode: both kinds of loop set the mode before this."""
         for module in self._batchnorms:
             module.eval()
+        check_labels(data_batch, self._labels)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Check the labels that are to be counted."""
+        check_labels(data_batch, labels_of_metrics(runner.val_loop.evaluator))
+
+    def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Check the labels that are to be counted."""
+        check_labels(data_batch, labels_of_metrics(runner.test_loop.evaluator))
 
     def _inject(self, runner, model):
         backbone = model.backbone
@@ -213,6 +225,8 @@ class AdapterInjectionHook(Hook):
             raise ConfigError('AdapterInjectionHook: the Runner was built without a config, so '
                               'the optimizer cannot be rebuilt for the changed model; build it by '
                               'Runner.from_cfg')
+        grown = any(not layer_map.is_identity for *_, layer_map in growth_of(model.backbone))
+        check_layer_decay(runner.cfg.optim_wrapper, type(model.backbone).__name__, grown)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
         _exempt_gains_from_decay(runner.optim_wrapper.optimizer, model)
         # not built, as scale_lr demands

@@ -157,6 +157,56 @@ def test_targets_choose_lists():
         find_block_lists(mmdet_swin(), ['layers'])
 
 
+@pytest.mark.parametrize('start', ['identity', 'paper'])
+def test_one_stage_as_target_leaves_the_outputs_where_they_are(start, randomise, image):
+    """out_indices name stages there, and no blocks."""
+    backbone = randomise(mmdet_swin())
+    backbone.eval()
+    plain = outputs(backbone, image, 112)
+    grow_backbone(backbone, dict(start=start), targets=r'stages\.1\.blocks')
+    assert backbone.out_indices == (0, 1, 2)
+    # the paper's order for a backbone of several stages
+    assert backbone.layer_maps[0].sources == (0, 1, 0, 1)
+    after = outputs(backbone, image, 112)
+    assert [a.shape for a in after] == [p.shape for p in plain]
+    assert torch.equal(after[0], plain[0])
+    assert torch.equal(after[2], plain[2]) == (start == 'identity')
+
+
+class CountingBackbone(torch.nn.Module):
+    """Returns what it has behind its second block from the end, counted by position."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 32, 32)
+        self.stages = torch.nn.ModuleList([torch.nn.ModuleList(
+            PostNormBlock() for _ in range(2)) for _ in range(2)])
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        blocks = [block for stage in self.stages for block in stage]
+        outs = []
+        for i, block in enumerate(blocks):
+            x = block(x)
+            outs += [x] if i > 2 else []
+        return outs
+
+
+def test_a_backbone_that_counts_its_blocks_is_refused():
+    with pytest.raises(GrowthError, match='its code counts blocks in a way'):
+        grow_backbone(CountingBackbone())
+
+
+def test_four_dimensional_position_embeddings():
+    """They are no convolution's weight, which tells the probe the image's channels."""
+    from mmpretrain.models.backbones import ViTSAM
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32,
+                global_attn_indexes=(0, 1))
+    backbone = ViTSAM(arch, img_size=64, out_channels=0, use_rel_pos=False)
+    assert next(p for p in backbone.parameters() if p.ndim == 4).shape[1] != 3
+    assert len(grow_backbone(backbone, dict(start='identity')).layers) == 4
+
+
 @pytest.mark.parametrize('make', [mmdet_swin, mmpretrain_vit])
 def test_growing_twice_is_refused(make):
     with pytest.raises(GrowthError, match='is grown already'):

@@ -82,6 +82,19 @@ def test_growing_further_copies_from_the_last_instance(vit, tmp_path):
                            source.get_parameter(f'layers.0_r1.{key}'))
 
 
+@pytest.mark.parametrize('how', [load_pretrained, None], ids=['init_cfg', 'load_state_dict'])
+def test_further_stages_start_as_an_identity(how, swin, image, tmp_path):
+    """A file of which one stage is grown, in a model of which all are."""
+    source = swin(growth=dict(stages=(1, ), start='identity'), adjustment='paper')
+    model = ScaleNetSwin(arch=dict(embed_dims=16, depths=(2, 2), num_heads=(2, 4)), img_size=56,
+                         growth=dict(stages=(0, 1), start='identity'))
+    if how is None:
+        model.load_state_dict(source.state_dict())
+    else:
+        how(model, save(source.state_dict(), tmp_path))
+    assert_same(model, source, image())
+
+
 def test_a_repeat_takes_the_norms_of_its_source(vit, tmp_path):
     source = vit()
     model = vit(seed=1, growth=dict(), adjustment=None)

@@ -1,4 +1,6 @@
 """The comparison of a file with a model, and the line that tells of it."""
+import re
+
 import pytest
 import torch
 
@@ -68,6 +70,47 @@ def test_a_part_of_a_block_is_an_error(lost, vit):
     del given[lost]
     with pytest.raises(CheckpointError, match=f'file.pth is of another.*{lost} is missing'):
         run(model, given)
+
+
+STAGE2 = dict(stages=(1, ), start='identity')
+STAGES = dict(stages=(0, 1), start='identity')
+
+
+def test_more_stages_are_no_partial_file(swin):
+    model = swin(growth=STAGES, adjustment='paper')
+    report = run(model, swin(growth=STAGE2, adjustment='paper').state_dict())
+    new = [key for keys in report.initialised.values() for key in keys]
+    assert all(key.startswith('stages.0.blocks.') for key in new)
+    # gains of the originals, which the file's ungrown stage has none of, and all of the repeats
+    gains = [key for key in new if key.endswith('.gain')]
+    assert len(gains) == 8 and len(new) == 8 + 2 * (4 + 4)
+    given = dict(swin(growth=STAGE2, adjustment='paper').state_dict())
+    del given['stages.1.blocks.0.attn.w_msa.proj.gain']  # of a stage that is grown in the file
+    with pytest.raises(CheckpointError, match='stages.1.blocks.0.attn.w_msa.proj.gain is missing'):
+        run(model, given)
+
+
+PAPER, FURTHER = dict(stages=(1, )), 'the file is grown further than the model'
+DEEPER = dict(embed_dims=16, depths=(2, 3), num_heads=(2, 4))
+
+
+@pytest.mark.parametrize('given, wanted, why', [
+    (dict(growth=STAGES), dict(growth=STAGE2), FURTHER + ', which does not repeat '
+     'stages.0.blocks.0_r1, stages.0.blocks.1_r1: growth must be that of the file, or more. '),
+    (dict(growth=PAPER), dict(growth=None), FURTHER),
+    (dict(growth=STAGE2), dict(growth=PAPER), r"the file has gains, the model none: growth.start"),
+    (dict(growth=PAPER), dict(growth=STAGES), r"the model has gains, the file none: growth.start"),
+    (dict(growth=None), dict(growth=None, adjustment=None),
+     'the file has adapters or LoRA, the model none: adjustment differs'),
+    (dict(growth=PAPER, adjustment=None), dict(growth=PAPER, adjustment=None, arch=DEEPER), ''),
+])
+def test_why_is_said_in_the_words_of_a_config(given, wanted, why, swin):
+    given, wanted = (swin(**{'adjustment': 'paper', **kwargs}) for kwargs in (given, wanted))
+    with pytest.raises(CheckpointError) as error:
+        run(wanted, given.state_dict())
+    said = str(error.value).split('growth than the backbone: ')[1]
+    assert re.match(why + r'.*stages\.[01]\.', said)
+    assert why or said.startswith('stages.')
 
 
 def test_the_same_under_a_prefix(vit):

@@ -4,9 +4,11 @@ import functools
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ARCHS = ('deit-t', 'deit-s', 'deit-b', 'swin-t', 'swin-s', 'swin-b')
@@ -19,13 +21,18 @@ SWIN_DEPTHS = {'t': (2, 2, 6, 2), 's': (2, 2, 18, 2), 'b': (2, 2, 18, 2)}
 
 
 @functools.lru_cache(maxsize=None)
-def _read(name):
-    return Config.fromfile(FILES[name])
+def _read(path):
+    return Config.fromfile(path)
+
+
+def read_file(path):
+    """Config: A copy of the config in a file, which is parsed but once."""
+    return copy.deepcopy(_read(path))
 
 
 def read(name):
     """Config: A copy of the config of a name in FILES."""
-    return copy.deepcopy(_read(name))
+    return read_file(FILES[name])
 
 
 def build(cfg):
@@ -87,3 +94,29 @@ def official(name, classes=1000, seed=0):
             key = re.sub(r'^ln1\.', 'norm.', key).replace('head.layers.head.', 'head.')
         out[key] = value
     return dict(model=out)
+
+
+def make_photos(root):
+    """Path: The folder, with four photos of noise a split in the layout of ImageNet."""
+    rng = np.random.default_rng(0)
+    (root / 'meta').mkdir()
+    for split in ('train', 'val'):
+        (root / split).mkdir()
+        lines = []
+        for i in range(4):
+            pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f'{i}.png')
+            lines.append(f'{i}.png {i * 300}')
+        (root / 'meta' / f'{split}.txt').write_text('\n'.join(lines))
+    return root
+
+
+def on_photos(cfg, root, work_dir, epochs):
+    """Let a config read what :func:`make_photos` made, in place; its pipelines stay."""
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].update(num_workers=0, batch_size=2)
+        cfg[f'{split}_dataloader'].dataset.data_root = str(root)
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    cfg.default_hooks.checkpoint.interval = epochs
+    cfg.work_dir = str(work_dir)
+    return cfg

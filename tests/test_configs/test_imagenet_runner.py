@@ -1,13 +1,11 @@
 """ImageNet configs through the Runner: narrow models, the configs' own data sets and pipelines."""
 import math
 
-import numpy as np
 import pytest
 import torch
-from imagenet_toys import narrow, official, read
+from imagenet_toys import make_photos, narrow, official, on_photos, read
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image
 
 from scalenet_mm import CheckpointError
 
@@ -20,18 +18,7 @@ FAMILIES = ['deit-b', 'swin-t', 'deit-s-random', 'swin-t-stack', 'swin-t-random'
 @pytest.fixture(scope='module')
 def imagenet(tmp_path_factory):
     """Four photos of noise in the layout of ImageNet."""
-    root = tmp_path_factory.mktemp('imagenet')
-    rng = np.random.default_rng(0)
-    (root / 'meta').mkdir()
-    for split in ('train', 'val'):
-        (root / split).mkdir()
-        lines = []
-        for i in range(4):
-            pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / split / f'{i}.png')
-            lines.append(f'{i}.png {i * 300}')
-        (root / 'meta' / f'{split}.txt').write_text('\n'.join(lines))
-    return root
+    return make_photos(tmp_path_factory.mktemp('imagenet'))
 
 
 class Recorder(Hook):
@@ -47,13 +34,7 @@ class Recorder(Hook):
 
 
 def run(name, imagenet, tmp_path, epochs=2, weights=None):
-    cfg = narrow(read(name), name)
-    for split in ('train', 'val', 'test'):
-        cfg[f'{split}_dataloader'].update(num_workers=0, batch_size=2)
-        cfg[f'{split}_dataloader'].dataset.data_root = str(imagenet)
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
-    cfg.default_hooks.checkpoint.interval = epochs
-    cfg.work_dir = str(tmp_path / 'work')
+    cfg = on_photos(narrow(read(name), name), imagenet, tmp_path / 'work', epochs)
     if weights is not None:
         cfg.load_from = str(tmp_path / 'official.pth')
         torch.save(weights, cfg.load_from)

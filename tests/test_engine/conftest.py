@@ -2,6 +2,7 @@
 import os
 
 import pytest
+from data_toys import LOOPS
 from mmengine.config import Config
 
 
@@ -30,10 +31,7 @@ def _config(scope, model, dataset, evaluator, **kwargs):
         test_dataloader=_loader(dataset),
         val_evaluator=evaluator,
         test_evaluator=evaluator,
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        val_cfg=dict(),
-        test_cfg=dict(),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+        **LOOPS,
         **kwargs)
 
 
@@ -55,7 +53,8 @@ def make_cfg():
                 scope,
                 dict(type='RetinaNet', bbox_head=dict(type='RetinaHead', num_classes=3)),
                 dict(type='CocoDataset', data_root='data/det', ann_file='annotations/train.json',
-                     data_prefix=dict(img='train/'), pipeline=[load, dict(type='PackDetInputs')]),
+                     data_prefix=dict(img='train/'), metainfo=dict(classes=('a', 'b', 'c')),
+                     pipeline=[load, dict(type='PackDetInputs')]),
                 dict(type='CocoMetric', ann_file='data/det/annotations/train.json'),
                 auto_scale_lr=dict(enable=False, base_batch_size=16))
         elif scope == 'mmseg':

@@ -2,12 +2,13 @@
 import cv2
 import numpy as np
 import pytest
+from data_toys import LOOPS, error_of
 from mmengine.config import Config
 
 from scalenet_mm.engine import check_test, check_train
 from scalenet_mm.engine.arguments import parse_train_args
 from scalenet_mm.engine.options import build_train_cfg
-from scalenet_mm.errors import ConfigError, GrowthError, ScaleNetError
+from scalenet_mm.errors import ConfigError, GrowthError
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 
@@ -50,22 +51,13 @@ def make(dataset=None, options=(), val=None, **top):
         **splits,
         val_evaluator=dict(type='Accuracy'),
         test_evaluator=dict(type='Accuracy'),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        val_cfg=dict(),
-        test_cfg=dict(),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
-        work_dir='work'))
+        work_dir='work',
+        **LOOPS))
     cfg.merge_from_dict(top)
     if options:
         args = parse_train_args(['c.py', '--cfg-options', *options])
         build_train_cfg(cfg, args)
     return cfg
-
-
-def error_of(cfg, check=check_train):
-    with pytest.raises(ScaleNetError) as error:
-        check(cfg)
-    return str(error.value)
 
 
 class TestFolders:

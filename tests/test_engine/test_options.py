@@ -358,6 +358,13 @@ class TestLoadConfig:
         with pytest.raises(ConfigError, match='no .py, .json'):
             load_config(str(path))
 
+    def test_missing_import(self, tmp_path):
+        path = tmp_path / 'a.py'
+        path.write_text("custom_imports = dict(imports=['no_such_toolbox.models'])")
+        with pytest.raises(ConfigError, match=r'a\.py.*no_such_toolbox.*Install it') as error:
+            load_config(str(path))
+        assert 'sys.path' not in str(error.value)
+
     def test_read(self, tmp_path):
         path = tmp_path / 'a.py'
         path.write_text('a = dict(b=1)')

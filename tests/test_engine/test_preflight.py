@@ -1,8 +1,10 @@
 """What is found before anything long starts, and how it is said."""
 import re
+import shutil
 
 import pytest
 import torch
+from data_toys import write_coco
 from mmengine.config import Config
 
 from scalenet_mm.engine import preflight
@@ -22,9 +24,7 @@ from scalenet_mm.errors import CheckpointError, ConfigError, GrowthError
 @pytest.fixture
 def det_data(tmp_path, monkeypatch):
     """The files that the detection config names."""
-    (tmp_path / 'data/det/annotations').mkdir(parents=True)
-    (tmp_path / 'data/det/annotations/train.json').write_text('{}')
-    (tmp_path / 'data/det/train').mkdir()
+    write_coco(tmp_path / 'data/det', 'train')
     monkeypatch.chdir(tmp_path)
     return tmp_path / 'data/det'
 
@@ -44,7 +44,7 @@ class TestData:
 
     def test_one_message_for_all(self, det_data, make_cfg):
         (det_data / 'annotations/train.json').unlink()
-        (det_data / 'train').rmdir()
+        shutil.rmtree(det_data / 'train')
         with pytest.raises(ConfigError) as error:
             check_data(make_cfg('mmdet'), ('train', 'val'))
         text = str(error.value)
@@ -186,6 +186,25 @@ class TestCommands:
         check_test(make_cfg('mmdet', work_dir='w', load_from='a.pth', train_dataloader=None))
         with pytest.raises(CheckpointError, match='^checkpoint: no such file'):
             check_test(make_cfg('mmdet', work_dir='w', load_from='b.pth'))
+
+    @pytest.mark.parametrize('scheduler, end', (
+        (dict(type='PolyLR', begin=1500, by_epoch=False), 'max_iters'),
+        (dict(type='MultiStepLR', begin=20), 'max_epochs'),
+        (dict(type='LinearLR', begin=3, end=3), None)))
+    @pytest.mark.parametrize('listed', (True, False))
+    def test_a_schedule_behind_the_end(self, det_data, make_cfg, scheduler, end, listed):
+        first = dict(type='LinearLR', begin=0, end=1500, by_epoch=False)
+        cfg = make_cfg('mmdet', work_dir='w',
+                       param_scheduler=[first, scheduler] if listed else scheduler)
+        cfg.train_cfg = dict(by_epoch=end != 'max_iters', **{end or 'max_epochs': 20})
+        key = 'param_scheduler.1' if listed else 'param_scheduler'
+        with pytest.raises(ConfigError) as error:
+            check_train(cfg)
+        text = str(error.value)
+        assert text.startswith(f'{key}: {scheduler["type"]} begins') and f'{key}.begin=0' in text
+        assert ('train_cfg.' in text) == (end is not None)
+        (cfg.param_scheduler[1] if listed else cfg.param_scheduler).begin = 0
+        check_train(cfg)
 
     def test_work_dir_is_a_file(self, det_data, make_cfg):
         with pytest.raises(ConfigError, match='work_dir.*is a file'):

@@ -87,7 +87,8 @@ class TestMaskRCNN:
         assert 'roi_head.mask_head.conv_logits' in str(error.value)
         assert r"dict(train=r'roi_head\.mask_head\.conv_logits')" in str(error.value)
 
-        cfg.custom_hooks[0]['freeze'].append(dict(train=r'roi_head.mask_head.conv_logits'))
+        cfg.custom_hooks[0]['freeze'] = [
+            cfg.custom_hooks[0]['freeze'], dict(train=r'roi_head.mask_head.conv_logits')]
         runner, moved = train(cfg)
         assert 'roi_head.mask_head.conv_logits.weight' in moved
         log = ''.join(path.read_text() for path in (tmp_path / 'work').rglob('*.log'))

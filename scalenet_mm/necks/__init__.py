@@ -1,0 +1,4 @@
+"""Necks that the toolboxes lack."""
+from .simple_feature_pyramid import SimpleFeaturePyramid
+
+__all__ = ['SimpleFeaturePyramid']
