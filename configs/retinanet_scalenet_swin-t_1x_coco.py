@@ -1,6 +1,6 @@
-# The backbone in another detector, in ten lines: RetinaNet from ImageNet weights. Neck and head
-# are new, so they train; of the backbone its adapters and norms do.
-_base_ = ['mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py', './_base_/scalenet.py']
-
-custom_hooks = [dict(type='AdapterInjectionHook', freeze='backbone-paper')]
+# RetinaNet with Swin-T from ImageNet-1k weights, the last stage of the backbone doubled.
+_base_ = [
+    'mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py',
+    './_base_/scalenet_from-imagenet.py',
+]
 model = dict(backbone=dict(type='ScaleNetSwin', growth=dict(stages=(3, ))))

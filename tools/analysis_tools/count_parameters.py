@@ -22,15 +22,16 @@ def main():
     parser.add_argument('configs', nargs='+', metavar='CONFIG')
     parser.add_argument('--full', action='store_true', help='one table for each config')
     args = parser.parse_args()
+    width = max(len(Path(path).stem) for path in args.configs) + 2
     if not args.full:
-        print(f'{"parameters":<44}{"total":>13}{"added":>13}{"trainable":>13}')
+        print(f'{"parameters":<{width}}{"total":>13}{"added":>13}{"trainable":>13}')
     for path in args.configs:
         model = build_on_meta(load_config(path))
         if args.full:
             print(path, parameter_table(model), '', sep='\n')
             continue
         count = count_parameters(model)
-        print(f'{Path(path).stem:<44}{count.total:>13,}{count.added:>13,}'
+        print(f'{Path(path).stem:<{width}}{count.total:>13,}{count.added:>13,}'
               f'{count.trainable:>13,}')
 
 
