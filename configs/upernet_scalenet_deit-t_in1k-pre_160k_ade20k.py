@@ -1,5 +1,6 @@
 # UPerNet on ADE20K with DeiT-Tiny from the official ImageNet-1k weights, every block used twice:
-# neck and heads are new and train fully, of the backbone its adapters and norms do.
+# neck and heads are new and train fully, of the backbone its adapters and norms do. (On ImageNet
+# the paper trains all of DeiT-Tiny and -Small: custom_hooks.0.freeze=all does that here.)
 _base_ = [
     'mmseg::vit/vit_deit-s16_mln_upernet_8xb2-160k_ade20k-512x512.py',
     './_base_/scalenet_from-imagenet.py',

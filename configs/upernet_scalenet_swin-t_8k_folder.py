@@ -10,6 +10,7 @@ model = dict(backbone=dict(growth=dict(start='identity'), drop_path_rate=0.1))
 train_dataloader = dict(batch_size=4, dataset=_base_.folder_train)
 val_dataloader = dict(dataset=_base_.folder_val)
 test_dataloader = val_dataloader
+tta_pipeline = _base_.folder_tta
 
 train_cfg = _base_.folder_loop
 param_scheduler = _base_.folder_schedule

@@ -1,7 +1,8 @@
 # A folder of images of your own with COCO annotations, for mmdet: annotations/{train,val}.json,
 # train/ and val/. All names here are its own, so this file stands in _base_ beside a recipe of
 # another data set; maskrcnn_scalenet_swin-t_12e_folder.py lays it over COCO's, whose pipelines
-# stay.
+# stay. A config that inherits from that one sets train_dataloader and the like; to set names of
+# this file there has no effect.
 folder_train = dict(
     data_root='data/my_objects',
     ann_file='annotations/train.json',

@@ -2,7 +2,8 @@
 # ann_dir/{train,val} with a PNG of the same name for each, whose values are the labels: 0 for the
 # first class, 1 for the next, 255 for pixels that are ignored. All names here are its own, so this
 # file stands in _base_ beside a recipe of another data set; upernet_scalenet_swin-t_8k_folder.py
-# lays it over ADE20K's.
+# lays it over ADE20K's. A config that inherits from that one sets train_dataloader and the like;
+# to set names of this file there has no effect.
 folder_crop = (512, 512)
 
 folder_train = dict(
@@ -30,6 +31,22 @@ folder_val = dict(
         dict(type='LoadAnnotations'),
         dict(type='PackSegInputs')
     ])
+
+# --tta: six sizes about that of folder_val, each flipped and not
+folder_tta = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(int(2048 * ratio), int(512 * ratio)), keep_ratio=True)
+             for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+            # the first view is not flipped: its label map is the truth
+            [dict(type='RandomFlip', prob=0., direction='horizontal'),
+             dict(type='RandomFlip', prob=1., direction='horizontal')],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ]),
+]
 
 folder_loop = dict(type='IterBasedTrainLoop', max_iters=8000, val_interval=1000)
 # PolyLR runs from the start to the end of the training, however long

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import os.path as osp
+from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
@@ -14,6 +15,7 @@ from scalenet_mm.engine.dense import (
     check_same_classes,
     iter_split,
     iter_steps,
+    reads_image_files,
     shorten,
     spread,
     suggest,
@@ -22,12 +24,14 @@ from scalenet_mm.engine.scopes import iter_metrics, type_name
 from scalenet_mm.errors import ConfigError
 
 #: Larger files (COCO's own training set has 450 MB) are not parsed twice: mmdet's reading takes
-#: long enough. The hook's check of the built data set covers the classes' number then.
+#: long enough. The hook's check of the built data set sees then whether all classes are there.
 SMALL = 50 * 2**20
 
-IMAGE_KEYS = ('id', 'file_name', 'width', 'height')
+_ID, _NUMBER = (int, str), (int, float)
+IMAGE_KEYS = dict(id=_ID, file_name=str, width=_NUMBER, height=_NUMBER)
+CATEGORY_KEYS = dict(id=_ID, name=str)
 # iscrowd is asked for by the evaluation alone
-ANNOTATION_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+ANNOTATION_KEYS = dict(id=_ID, image_id=_ID, category_id=_ID, bbox=list, area=_NUMBER)
 
 FORMAT = 'an object with the lists "images", "annotations" and "categories"'
 
@@ -44,14 +48,15 @@ def check_detection(cfg: Config, splits: Tuple[str, ...]) -> None:
 
     Raises:
         ConfigError: If annotations are not what mmdet and COCO's evaluation need, or if classes
-            differ between data sets, heads and files.
+            differ between data sets, heads and files. Before a test, another order of the classes
+            than the file's is a warning only: a model may have been trained so.
     """
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
     files: Dict[str, Optional[dict]] = {}  # what is read; a file may serve data set and evaluator
     seen: Dict[str, Tuple[str, Sequence[str]]] = {}
     for split in splits:
-        of_split = []
+        of_split, without = [], []
         for key, options in iter_split(cfg, split):
             if (options.get('backend_args') or {}).get('backend', 'local') != 'local':
                 continue
@@ -63,7 +68,8 @@ def check_detection(cfg: Config, splits: Tuple[str, ...]) -> None:
             data = _read(dataset.ann_file, f'{key}.ann_file', files)
             if data is not None:
                 classes = _check_classes(data, f'{key}.ann_file', dataset.ann_file, key, classes,
-                                         'classes' in (options.get('metainfo') or {}))
+                                         'classes' in (options.get('metainfo') or {}),
+                                         in_order='train' in splits)
             if classes is None:
                 continue
             check_heads(cfg.model, key, classes)
@@ -71,16 +77,29 @@ def check_detection(cfg: Config, splits: Tuple[str, ...]) -> None:
             if data is None:
                 continue
             loaders = _loaders(options.get('pipeline'))
-            # unlabelled images of semi-supervised training, or of a test without ground truth
-            unlabelled = not loaders if split == 'train' else any(
-                m.get('format_only') for _, m in iter_metrics(
-                    cfg.get(f'{split}_evaluator'), f'{split}_evaluator'))
-            _check_images(data, key, dataset)
-            _check_annotations(data, key, dataset, classes, unlabelled,
+            _check_images(data, key, dataset, reads_image_files(options.get('pipeline')))
+            if not data.get('annotations'):
+                # unlabelled images of semi-supervised training are no fault
+                without += [key] if split != 'train' or loaders else []
+                continue
+            _check_annotations(data, key, dataset, classes,
                                masks=any(loader.get('with_mask') for loader in loaders))
+        # a part without objects may stand beside others, and a test need not measure
+        if without and len(without) == len(of_split) and (split == 'train' or _measures(
+                cfg.get(f'{split}_evaluator'), f'{split}_evaluator')):
+            raise ConfigError(
+                f'{without[0]}.ann_file: {osp.abspath(of_split[0][1].ann_file)} has no '
+                'annotations: there is nothing to learn or to measure. If objects are elsewhere, '
+                'name that file as ann_file')
         if split != 'train' and len(of_split) == 1:
             _check_evaluator(cfg, split, *of_split[0], files)
     check_same_classes(seen)
+
+
+def _measures(evaluator: Any, key: str) -> bool:
+    """Whether an evaluator compares with the truth."""
+    return any(not metric.get('format_only') and not type_name(metric).startswith('Dump')
+               for _, metric in iter_metrics(evaluator, key))
 
 
 def _read(path: str, key: str, files: Dict[str, Optional[dict]]) -> Optional[dict]:
@@ -119,20 +138,27 @@ def _read(path: str, key: str, files: Dict[str, Optional[dict]]) -> Optional[dic
     return data
 
 
-def _require(items: List[Any], names: Sequence[str], what: str, key: str, path: str) -> None:
+def _require(items: List[Any], kinds: Dict[str, Any], what: str, key: str, path: str) -> None:
+    """Check that each item has values of these kinds."""
     for i, item in enumerate(items):
-        if not isinstance(item, dict) or any(name not in item for name in names):
-            missing = [n for n in names if n not in item] if isinstance(item, dict) else names
-            raise ConfigError(
-                f'{key}: {path}: {what}[{i}] has no {", ".join(map(repr, missing))}: each of '
-                f'{what} needs {", ".join(names)}')
+        this = f'{key}: {path}: {what}[{i}]'
+        missing = [n for n in kinds if n not in item] if isinstance(item, dict) else list(kinds)
+        if missing:
+            raise ConfigError(f'{this} has no {", ".join(map(repr, missing))}: each of {what} '
+                              f'needs {", ".join(kinds)}')
+        for name, kind in kinds.items():
+            if not isinstance(item[name], kind):
+                kind = 'a number' if kind == _NUMBER else 'a list' if kind is list else \
+                    'a text' if kind is str else 'a number or a text'
+                raise ConfigError(f'{this} has {name}={item[name]!r}, which must be {kind}')
 
 
 def _check_classes(data: dict, key: str, path: str, dataset_key: str,
-                   classes: Optional[Sequence[str]], given: bool) -> Optional[Sequence[str]]:
+                   classes: Optional[Sequence[str]], given: bool,
+                   in_order: bool) -> Optional[Sequence[str]]:
     """Sequence[str] | None: The classes of a data set, which the file must have in this order."""
     path = osp.abspath(path)
-    _require(data['categories'], ('id', 'name'), 'categories', key, path)
+    _require(data['categories'], CATEGORY_KEYS, 'categories', key, path)
     names = [category['name'] for category in data['categories']]
     if not names:
         raise ConfigError(f'{key}: {path} has no categories')
@@ -159,10 +185,13 @@ def _check_classes(data: dict, key: str, path: str, dataset_key: str,
                           f'{shorten(doubled)}: give each a name of its own')
     if chosen != list(classes):
         # the labels are counted in the file's order, whatever order the config has
-        raise ConfigError(
+        message = (
             f'{option} has another order than the categories of {path}. mmdet numbers classes in '
             f'the order of the file, so pictures would show wrong names: set metainfo=dict('
             f'classes={_as_tuple(chosen)}) of the data sets')
+        if in_order:
+            raise ConfigError(message)
+        print_log(message, 'current', logging.WARNING)
     ids = [category['id'] for category in data['categories']]
     if len(set(ids)) != len(ids):
         doubled = sorted({i for i in ids if ids.count(i) > 1}, key=str)
@@ -174,13 +203,13 @@ def _as_tuple(names: Sequence[str]) -> str:
     return f'({", ".join(repr(n) for n in names)}{", " if len(names) == 1 else ""})'
 
 
-def _check_images(data: dict, key: str, dataset: Any) -> None:
+def _check_images(data: dict, key: str, dataset: Any, local: bool) -> None:
     path = osp.abspath(dataset.ann_file)
     if not data['images']:
         raise ConfigError(f'{key}.ann_file: {path} lists no images')
     _require(data['images'], IMAGE_KEYS, 'images', f'{key}.ann_file', path)
     folder = dataset.data_prefix.get('img') or ''
-    if '://' in folder:
+    if not local or '://' in folder:
         return
     # a sample: a look at every file of a large set takes long on a network's disk
     sample = spread(data['images'], 20)
@@ -202,36 +231,28 @@ def _check_images(data: dict, key: str, dataset: Any) -> None:
 
 
 def _check_annotations(data: dict, key: str, dataset: Any, classes: Sequence[str],
-                       unlabelled: bool, masks: bool) -> None:
+                       masks: bool) -> None:
     path = osp.abspath(dataset.ann_file)
     where = f'{key}.ann_file: {path}'
-    annotations = data.get('annotations')
-    if not annotations:
-        if unlabelled:
-            return
-        raise ConfigError(
-            f'{where} has no annotations: there is nothing to learn or to measure. If objects are '
-            'elsewhere, name that file as ann_file')
-    _require(annotations, ANNOTATION_KEYS, 'annotations', f'{key}.ann_file', path)
+    annotations = data['annotations']
+    # mmdet passes over those to be ignored before it looks at the rest
+    wanted = [a for a in annotations if not (isinstance(a, dict) and a.get('ignore'))]
+    _require(wanted, ANNOTATION_KEYS, 'annotations', f'{key}.ann_file', path)
     images = {image['id']: image for image in data['images']}
     if len(images) != len(data['images']):
         raise ConfigError(f'{where} has several images of one id: number them anew')
-    if len({a['id'] for a in annotations}) != len(annotations):
+    if len({a['id'] for a in wanted}) != len(wanted):
         raise ConfigError(f'{where} has several annotations of one id: number them anew')
     categories = {category['id']: category['name'] for category in data['categories']}
-    count = 0
-    for i, annotation in enumerate(annotations):
+    count, lost = 0, Counter()
+    for i, annotation in enumerate(wanted):
         this = f'{where}: annotations[{i}] (id {annotation["id"]})'
-        if annotation['image_id'] not in images:
-            raise ConfigError(f'{this} is of image_id {annotation["image_id"]!r}, which is not in '
-                              '"images": mend or remove it')
-        if annotation['category_id'] not in categories:
-            raise ConfigError(
-                f'{this} is of category_id {annotation["category_id"]!r}, which is not in '
-                f'"categories" ({shorten(list(categories), 10)}): mend or remove it')
+        # what is left when a file is cut down; mmdet and the evaluation pass over it
+        if annotation['image_id'] not in images or annotation['category_id'] not in categories:
+            lost['images' if annotation['image_id'] not in images else 'categories'] += 1
+            continue
         box = annotation['bbox']
-        if not isinstance(box, list) or len(box) != 4 or not all(
-                isinstance(x, (int, float)) for x in box):
+        if len(box) != 4 or not all(isinstance(x, _NUMBER) for x in box):
             raise ConfigError(f'{this} has the box {box!r}: a box is [x, y, width, height] in '
                               'pixels')
         if categories[annotation['category_id']] not in classes or \
@@ -243,6 +264,9 @@ def _check_annotations(data: dict, key: str, dataset: Any, classes: Sequence[str
                 f'{this} has no "segmentation", but the pipeline loads masks (with_mask=True): add '
                 'masks, or use a detector without a mask head and with_mask=False in both '
                 'pipelines')
+    for name, number in lost.items():
+        print_log(f'{where}: {number} of {len(wanted)} annotations are of none of its "{name}" and '
+                  'are passed over', 'current', logging.WARNING)
     if not count:
         raise ConfigError(
             f'{where} has {len(annotations)} annotations, but none that can be used of '
@@ -284,14 +308,18 @@ def _check_evaluator(cfg: Config, split: str, key: str, dataset: Any,
                 f'{option}={path!r} lists other images than {key}.ann_file='
                 f'{dataset.ann_file!r}: the AP would be wrong. Set --cfg-options '
                 f'{option}={dataset.ann_file}')
-        _check_classes(truth, option, path, key, dataset.metainfo.get('classes'), True)
+        _check_classes(truth, option, path, key, dataset.metainfo.get('classes'), True,
+                       in_order=False)  # the data set's file says it
         if metric.get('format_only'):
             continue
-        names = ANNOTATION_KEYS + ('iscrowd', )
+        kinds = dict(ANNOTATION_KEYS, iscrowd=int)
         if 'segm' in (metric.get('metric') or 'bbox'):
-            names += ('segmentation', )
+            kinds['segmentation'] = (list, dict)
         # COCO's evaluation ends in a KeyError, after all images
-        _require(truth.get('annotations') or [], names, 'annotations', option, path)
+        _require(truth.get('annotations') or [], kinds, 'annotations', option, path)
+        if any(a['id'] == 0 for a in truth.get('annotations') or []):
+            print_log(f'{option}: {path} has an annotation of id 0, which the evaluation never '
+                      'counts as found: number them from 1', 'current', logging.WARNING)
         indices = getattr(dataset, '_indices', None)
         if indices is not None:
             print_log(

@@ -254,6 +254,17 @@ def _check_work_dir(cfg: Config) -> None:
         raise ConfigError(f'work_dir: {cfg.work_dir!r} is a file; name a folder by --work-dir')
 
 
+def _check_pretrained(model: dict, key: str = 'model') -> None:
+    """Check the local files that the model or its backbone are to start from."""
+    init_cfgs = model.get('init_cfg')
+    for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs or []:
+        if isinstance(init_cfg, dict) and type_name(init_cfg) == 'Pretrained':
+            check_checkpoint(init_cfg.get('checkpoint'), f'{key}.init_cfg.checkpoint')
+    for part in ('backbone', 'base'):
+        if isinstance(model.get(part), dict):
+            _check_pretrained(model[part], f'{key}.{part}')
+
+
 def _check_schedule(cfg: Config) -> None:
     """Refuse a scheduler that would begin behind the end of a training made shorter."""
     schedulers = cfg.get('param_scheduler') or []
@@ -295,6 +306,7 @@ def check_train(cfg: Config) -> None:
     check_model(cfg)
     check_optimizer(cfg)
     _check_schedule(cfg)
+    _check_pretrained(cfg.model)
     check_devices(cfg)
     _check_work_dir(cfg)
     if cfg.get('resume') and cfg.get('load_from') is None:

@@ -19,6 +19,7 @@ from scalenet_mm.engine.dense import (
     find_heads,
     iter_split,
     iter_steps,
+    reads_image_files,
     spread,
 )
 from scalenet_mm.engine.scopes import iter_metrics, type_name
@@ -74,7 +75,9 @@ def check_segmentation(cfg: Config, splits: Tuple[str, ...]) -> None:
             if dataset is None or '://' in str(dataset.data_prefix.get('img_path')):
                 continue
             classes = dataset.metainfo.get('classes')
-            if classes is None and split != 'train':
+            metrics = [m for _, m in iter_metrics(
+                cfg.get(f'{split}_evaluator'), f'{split}_evaluator') if type_name(m) == 'IoUMetric']
+            if classes is None and split != 'train' and metrics:
                 # the evaluation would end in a KeyError, after the training before it
                 raise ConfigError(
                     f'{key} names no classes, which the metric needs: set metainfo=dict(classes='
@@ -84,8 +87,9 @@ def check_segmentation(cfg: Config, splits: Tuple[str, ...]) -> None:
                 seen.setdefault(split, (key, classes))
             zero[key] = dataset.reduce_zero_label
             samples = dataset.load_data_list()
-            _check_any_image(key, dataset, samples)
-            if split != 'train':
+            local = reads_image_files(options.get('pipeline'))
+            _check_any_image(key, dataset, samples, local)
+            if local and split != 'train':
                 _check_image_sizes(cfg, key, samples, options.get('pipeline'))
             loader = _find_loader(options.get('pipeline'))
             if loader is None or dataset.data_prefix.get('seg_map_path') is None:
@@ -93,7 +97,7 @@ def check_segmentation(cfg: Config, splits: Tuple[str, ...]) -> None:
             _check_pairs(key, dataset, samples)
             labels = _labels(cfg, split, classes)
             if labels is not None and not _relabels(options.get('pipeline')):
-                _check_label_maps(key, dataset, samples, loader, labels)
+                _check_label_maps(key, dataset, samples, loader, labels, local)
     check_same_classes(seen)
     if len(set(zero.values())) > 1:
         raise ConfigError(
@@ -114,10 +118,14 @@ def _check_padding(cfg: Config) -> None:
     for head_key, head in find_heads(cfg.model):
         number, ignored = head.get('num_classes'), head.get('ignore_index', 255)
         if isinstance(number, int) and ignored is not None and value >= number and value != ignored:
-            raise ConfigError(
+            message = (
                 f'{key}.seg_pad_val={value}, with which label maps are filled up to a batch\'s '
                 f'size, is neither a class nor {head_key}.ignore_index={ignored}: set '
                 f'--cfg-options {key}.seg_pad_val={ignored}')
+            if ignored >= number:
+                raise ConfigError(message)
+            # a class is ignored, and it may be that nothing is filled up
+            print_log(message, 'current', logging.WARNING)
 
 
 def _labels(cfg: Config, split: str, classes: Optional[Sequence[str]]) -> Optional[Labels]:
@@ -128,8 +136,9 @@ def _labels(cfg: Config, split: str, classes: Optional[Sequence[str]]) -> Option
         number = len(classes) if classes is not None else heads and heads[0].get('num_classes')
     else:
         ignored = {m.get('ignore_index', 255) for _, m in iter_metrics(
-            cfg.get(f'{split}_evaluator'), f'{split}_evaluator') if type_name(m) == 'IoUMetric'}
-        number = len(classes)
+            cfg.get(f'{split}_evaluator'), f'{split}_evaluator')
+            if type_name(m) == 'IoUMetric' and not m.get('format_only')}
+        number = len(classes) if classes is not None else None
     if not isinstance(number, int) or not number or len(ignored) != 1 or None in ignored:
         return None
     return Labels(number, tuple(ignored))
@@ -180,7 +189,7 @@ def _suffixes(names: List[str]) -> str:
     return ', '.join(f'{count} {suffix!r}' for suffix, count in sorted(counts.items()))
 
 
-def _check_any_image(key: str, dataset: Any, samples: List[dict]) -> None:
+def _check_any_image(key: str, dataset: Any, samples: List[dict], local: bool) -> None:
     folder = dataset.data_prefix['img_path']
     if not samples and dataset.ann_file and not osp.isdir(dataset.ann_file):
         raise ConfigError(f'{key}: {osp.abspath(dataset.ann_file)} is empty: it should name one '
@@ -192,7 +201,7 @@ def _check_any_image(key: str, dataset: Any, samples: List[dict]) -> None:
             f'{key}: there is no image with img_suffix={dataset.img_suffix!r} in '
             f'{osp.abspath(folder)}, which holds {"files of " + there if there else "no files"}: '
             f'{fix}, or name the right folder by data_root and data_prefix.img_path')
-    if dataset.ann_file and not osp.exists(samples[0]['img_path']):
+    if local and dataset.ann_file and not osp.exists(samples[0]['img_path']):
         raise ConfigError(
             f'{key}: the first image of {dataset.ann_file} is not there: '
             f'{osp.abspath(samples[0]["img_path"])}; names are relative to data_prefix.img_path '
@@ -255,7 +264,7 @@ def _check_pairs(key: str, dataset: Any, samples: List[dict]) -> None:
 
 
 def _check_label_maps(key: str, dataset: Any, samples: List[dict], loader: Any,
-                      labels: Labels) -> None:
+                      labels: Labels, local: bool) -> None:
     """Look at a sample of label maps, as the pipeline's loader reads them."""
     end = time.monotonic() + SECONDS
     found, stored = set(), set()
@@ -265,7 +274,7 @@ def _check_label_maps(key: str, dataset: Any, samples: List[dict], loader: Any,
         if found and time.monotonic() > end:
             break
         path = sample['seg_map_path']
-        stored |= _check_file(sample, dataset)
+        stored |= _check_file(sample, local)
         try:
             results = loader(dict(sample, seg_fields=[]))
         except Exception as error:  # decoders raise what they meet
@@ -292,7 +301,14 @@ def _check_label_maps(key: str, dataset: Any, samples: List[dict], loader: Any,
                   f'{classes.pop()} alone, of {labels.number} classes', 'current', logging.WARNING)
 
 
-def _check_file(sample: dict, dataset: Any) -> set:
+def _shown_size(path: str) -> Tuple[int, int]:
+    """tuple[int]: Width and height of an image as OpenCV shows it, turned as its EXIF data say."""
+    with Image.open(path) as file:
+        turned = file.getexif().get(0x0112) in (5, 6, 7, 8)
+        return file.size[::-1] if turned else file.size
+
+
+def _check_file(sample: dict, local: bool) -> set:
     """set[int]: The values in the file of a label map, which must be one."""
     path, image = sample['seg_map_path'], sample['img_path']
     if not path.lower().endswith(_SUFFIXES[:-1]):
@@ -310,15 +326,11 @@ def _check_file(sample: dict, dataset: Any) -> set:
             raise DataError(
                 f'{path} holds the value {values.max()} (mode {mode}): labels are whole numbers '
                 'from 0 to 255, others would wrap around in silence. Save it with 8 bits')
-        with Image.open(image) as file:
-            shown = file.size
-            # OpenCV turns the image as its EXIF orientation says
-            if file.getexif().get(0x0112) in (5, 6, 7, 8):
-                shown = shown[::-1]
+        shown = _shown_size(image) if local else size
     except DataError:
         raise
     except Exception as error:
-        for file, what in ((path, 'label map'), (image, 'image')):
+        for file, what in ((path, 'label map'), (image, 'image'))[:1 + local]:
             fault = find_fault(file)
             if fault is not None:
                 raise DataError(f'the {what} {file} {fault}') from error

@@ -153,11 +153,11 @@ class AdapterInjectionHook(Hook):
 
     def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Check the labels that are to be counted."""
-        check_labels(data_batch, labels_of_metrics(runner.val_loop.evaluator))
+        check_labels(data_batch, labels_of_metrics(getattr(runner.val_loop, 'evaluator', None)))
 
     def before_test_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Check the labels that are to be counted."""
-        check_labels(data_batch, labels_of_metrics(runner.test_loop.evaluator))
+        check_labels(data_batch, labels_of_metrics(getattr(runner.test_loop, 'evaluator', None)))
 
     def _inject(self, runner, model):
         backbone = model.backbone

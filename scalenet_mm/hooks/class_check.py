@@ -1,11 +1,14 @@
 """Do the data set's classes fit the head's, and its labels the classes?"""
 import re
-from typing import Any, Iterable, Iterator, Optional, Set, Tuple
+from typing import Any, Callable, Iterable, Iterator, Optional, Set, Tuple
 
 import torch.nn as nn
 
 from ..errors import ConfigError, DataError
 
+#: Parts of models to which a data set's classes say nothing of a head's number: a panoptic model
+#: divides them among its heads, and one with a language model matches boxes to words.
+OPEN_MODELS = ('semantic_head', 'language_model')
 _HEADS = re.compile(r'(roi_head\.)?((bbox|mask|panoptic|decode|auxiliary)_)?head(\.\d+)?$')
 
 
@@ -24,8 +27,11 @@ def check_classes(model: nn.Module, dataset) -> None:
                           'filter_cfg) of the dataloaders, and that metainfo.classes names '
                           'classes that the annotations hold')
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if classes is None or hasattr(model, 'semantic_head'):
-        return  # a panoptic model divides the classes among its heads
+    if classes is None:
+        return
+    _check_found(dataset)
+    if any(hasattr(model, name) for name in OPEN_MODELS):
+        return
     wrong = [
         f'model.{name}.num_classes={module.num_classes}' for name, module in model.named_modules()
         if _classifies(name, module) and module.num_classes != len(classes)
@@ -39,7 +45,37 @@ def check_classes(model: nn.Module, dataset) -> None:
 
 def _classifies(name, module):
     """Whether a module is a head for the data set's classes; an RPN tells object from none."""
-    return isinstance(getattr(module, 'num_classes', None), int) and _HEADS.match(name) is not None
+    return isinstance(getattr(module, 'num_classes', None), int) \
+        and _HEADS.match(name) is not None \
+        and not counts_other(type(module).__name__, lambda option: getattr(module, option, None))
+
+
+def counts_other(kind: str, option: Callable[[str], Any]) -> bool:
+    """Whether the number of classes of a head is not that of the data set.
+
+    Args:
+        kind (str): Name of the head's class.
+        option (Callable): Gives an option of the head by name, None if it has none of that name.
+
+    Returns:
+        bool: True of STDC's head for boundaries, and of a mask head for all classes at once.
+    """
+    return kind == 'STDCHead' or kind == 'FCNMaskHead' and bool(option('class_agnostic'))
+
+
+def _check_found(dataset):
+    """Are all classes of a COCO-format data set in its annotation file?"""
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]
+    for part in inner:
+        if part is not None:
+            _check_found(part)
+    found = getattr(dataset, 'cat_ids', None)
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if isinstance(found, list) and classes is not None and len(found) != len(classes):
+        raise ConfigError(
+            f'the data set has {len(classes)} classes, but {dataset.ann_file} has categories for '
+            f'{len(found)} of them alone, so that labels would be shifted: metainfo.classes must '
+            'be written as the names of its "categories"')
 
 
 def labels_of_heads(model: nn.Module) -> Set[Tuple[int, Optional[int]]]:
@@ -56,7 +92,7 @@ def labels_of_heads(model: nn.Module) -> Set[Tuple[int, Optional[int]]]:
     for name in ('decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-            if isinstance(getattr(head, 'num_classes', None), int):
+            if _classifies(name, head):
                 found.add((head.num_classes, getattr(head, 'ignore_index', 255)))
     return found
 
@@ -74,7 +110,8 @@ def labels_of_metrics(evaluator: Any) -> Set[Tuple[int, Optional[int]]]:
     found = set()
     for metric in getattr(evaluator, 'metrics', None) or ():
         classes = (getattr(metric, 'dataset_meta', None) or {}).get('classes')
-        if classes is not None and hasattr(metric, 'ignore_index'):
+        if classes is not None and hasattr(metric, 'ignore_index') \
+                and not getattr(metric, 'format_only', False):
             found.add((len(classes), metric.ignore_index))
     return found
 
@@ -98,7 +135,9 @@ def check_labels(data_batch: Any, limits: Iterable[Tuple[int, Optional[int]]]) -
     for sample in _samples(data_batch.get('data_samples')):
         if 'gt_sem_seg' not in sample:
             continue
-        labels = sample.gt_sem_seg.data
+        labels = getattr(sample.gt_sem_seg, 'data', None)
+        if labels is None:
+            continue
         for number, ignored in limits:
             wrong = labels >= number
             if ignored is not None:

@@ -99,6 +99,16 @@ class TestFullSize:
             assert 'reduce_zero_label' not in str(dataset)  # ADE20K's
 
 
+@pytest.mark.parametrize('arch', ['swin-t', 'deit-t'])
+def test_augmented_views_have_the_size_of_the_test(tmp_path, arch):
+    cfg = read(tmp_path, SCENES[0], base=f'upernet_scalenet_{arch}_8k_folder.py')
+    width, height = cfg.test_dataloader.dataset.pipeline[1].scale
+    resize, flips, *_ = cfg.tta_pipeline[1].transforms
+    assert [step.scale for step in resize] == [
+        (int(width * ratio), int(height * ratio)) for ratio in (.5, .75, 1, 1.25, 1.5, 1.75)]
+    assert [flip.prob for flip in flips] == [0, 1]
+
+
 class TestVariants:
 
     def test_a_trained_detector(self, tmp_path):

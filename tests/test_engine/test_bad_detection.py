@@ -1,5 +1,8 @@
 """What a user of COCO-format data gets wrong, and what is said before a folder is made."""
+import contextlib
+import copy
 import json
+import unittest.mock
 
 import pytest
 from data_toys import LOOPS, coco, error_of, write_coco
@@ -8,6 +11,15 @@ from mmengine.config import Config
 from scalenet_mm.engine import check_test, check_train, detection, run_cli, train
 
 CLASSES = ('a', 'b', 'c')
+
+
+@contextlib.contextmanager
+def warned():
+    """Gives a function that tells what was logged within the block."""
+    lines = []
+    with unittest.mock.patch.object(
+            detection, 'print_log', lambda message, *args: lines.append(message)):
+        yield lambda: '\n'.join(lines)
 
 
 @pytest.fixture
@@ -114,6 +126,30 @@ class TestFile:
         change(data, 'val', annotations=[])
         assert 'no annotations' in error_of(make(), check_test)
         check_test(make(**{'test_evaluator.format_only': True}))
+        check_test(make(test_evaluator=dict(
+            _delete_=True, type='DumpDetResults', out_file_path='a.pkl')))
+
+    def test_a_part_without_objects_beside_others(self, data):
+        write_coco(data, 'empty', dict(coco(), annotations=[]))
+        cfg = make()
+        part = copy.deepcopy(cfg.train_dataloader.dataset)
+        part.update(ann_file='annotations/empty.json', data_prefix=dict(img='empty/'))
+        both = [part, cfg.train_dataloader.dataset]
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=both)
+        check_train(cfg)
+        cfg.train_dataloader.dataset.datasets.pop(1)
+        assert 'empty.json has no annotations' in error_of(cfg)
+
+    @pytest.mark.parametrize('loader', (
+        dict(type='LoadImageFromFile', backend_args=dict(backend='petrel')),
+        dict(type='LoadFromSomewhereElse')))
+    def test_images_that_are_no_files(self, data, loader):
+        for image in (data / 'train').iterdir():
+            image.unlink()
+        assert 'images that were looked for are not there' in error_of(make())
+        cfg = make()
+        cfg.train_dataloader.dataset.pipeline[0] = loader
+        check_train(cfg)
 
     def test_unlabelled_images_to_train_on(self, data):
         change(data, annotations=[])
@@ -162,8 +198,9 @@ class TestItems:
         assert f"images[1] has no '{key}'" in error_of(make())
 
     @pytest.mark.parametrize('values, words', (
-        (dict(image_id=7), ('annotations[0] (id 1) is of image_id 7', )),
-        (dict(category_id=9), ('is of category_id 9', '1, 2, 3')),
+        (dict(image_id=[1]), ('annotations[0] has image_id=[1]', 'a number or a text')),
+        (dict(area='5'), ("annotations[0] has area='5'", 'must be a number')),
+        (dict(bbox='1, 2, 3, 4'), ('must be a list', )),
         (dict(bbox=[1, 2, 3]), ('has the box [1, 2, 3]', '[x, y, width, height]')),
         (dict(bbox=None), ("has no 'bbox'", )),
         (dict(id=2), ('several annotations of one id', )),
@@ -175,6 +212,35 @@ class TestItems:
         text = error_of(make())
         for word in ('train.json', *words):
             assert word in text
+
+    def test_kinds_in_images(self, data):
+        for key, value in (('width', '32'), ('file_name', 5)):
+            images = coco()['images']
+            images[1][key] = value
+            change(data, images=images)
+            assert f'images[1] has {key}={value!r}, which must be' in error_of(make())
+
+    @pytest.mark.parametrize('values', (dict(image_id=7), dict(category_id=9),
+                                        dict(ignore=1, area=None)))
+    def test_what_mmdet_passes_over(self, data, values):
+        for split in ('train', 'val'):  # a file that was cut down
+            change(data, split, **values)
+        if 'ignore' in values:
+            change(data, 'val', area=1)
+        with warned() as text:
+            check_train(make())
+        assert ('1 of 6 annotations are of none of its' in text()) == ('ignore' not in values)
+
+    def test_nothing_left(self, data):
+        for_all = [dict(a, image_id=7) for a in coco()['annotations']]
+        change(data, annotations=for_all)
+        assert 'none that can be used' in error_of(make())
+
+    def test_an_id_that_the_evaluation_never_finds(self, data):
+        change(data, 'val', id=0)
+        with warned() as text:
+            check_train(make())
+        assert 'val.json has an annotation of id 0' in text()
 
     def test_masks_are_not_asked_for_without_use(self, data):
         for split in ('train', 'val'):
@@ -214,6 +280,10 @@ class TestClasses:
     def test_order(self, data):
         text = error_of(make(classes=('b', 'a', 'c')))
         assert 'another order' in text and "classes=('a', 'b', 'c')" in text
+        # a model that was trained so is tested rightly; only the names in pictures are wrong
+        with warned() as text:
+            check_test(make(classes=('b', 'a', 'c')))
+        assert 'another order' in text()
 
     @pytest.mark.parametrize('names', (('a', 'b', 'b'), ('a', 'b', 'c')))
     def test_twice(self, data, names):
@@ -348,3 +418,23 @@ def test_through_the_command(data, capfd):
     assert error.startswith('error: train_dataloader.dataset.ann_file: ')
     assert 'is empty (0 bytes)' in error
     assert not (data.parent / 'work').exists()
+
+
+class TestOtherHeads:
+
+    def test_words_in_the_place_of_classes(self, data):
+        cfg = make(**{'model.roi_head.bbox_head.num_classes': 256})
+        assert 'num_classes=256' in error_of(cfg)
+        cfg.model.language_model = dict(type='BertModel')
+        detection.check_detection(cfg, ('train', 'val'))
+
+    def test_a_panoptic_model_in_an_augmented_test(self, data):
+        cfg = make(**{'model.roi_head.bbox_head.num_classes': 2})
+        cfg.model.semantic_head = dict(type='PanopticFPNHead')
+        cfg.model = dict(type='DetTTAModel', module=cfg.model)
+        detection.check_detection(cfg, ('test', ))
+
+    def test_a_mask_head_for_all_classes_at_once(self, data):
+        option = {'model.roi_head.mask_head.num_classes': 1}
+        assert 'mask_head.num_classes=1' in error_of(make(**option))
+        check_train(make(**option, **{'model.roi_head.mask_head.class_agnostic': True}))

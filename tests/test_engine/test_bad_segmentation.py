@@ -271,6 +271,27 @@ class TestLabels:
         assert 'ADE20KDataset cannot be built' in text and 'wal' in text
 
 
+    def test_a_class_that_is_ignored(self, data):
+        # the default padding is none of it, but nothing need be filled up
+        options = {f'model.{head}.ignore_index': 0 for head in ('decode_head', 'auxiliary_head')}
+        for split in ('train', 'val'):
+            self.fill(data, 0, 1, 2, split=split)
+        check_train(make(**options, **{'val_evaluator.ignore_index': 0}))
+
+    def test_labels_that_do_not_count(self, data):
+        self.fill(data, 255, split='val')
+        assert 'nothing but the ignored label' in error_of(make(), check_test)
+        check_test(make(**{'test_evaluator.format_only': True}))
+
+    def test_images_that_are_no_files(self, data):
+        for image in (data / 'img_dir/train').iterdir():
+            image.write_bytes(b'')
+        assert 'the image' in error_of(make())
+        cfg = make()
+        cfg.train_dataloader.dataset.pipeline[0] = dict(type='LoadFromSomewhereElse')
+        segmentation.check_segmentation(cfg, ('train', ))
+
+
 class TestImageSizes:
     """The images have 12 x 8 pixels."""
 
@@ -317,6 +338,20 @@ class TestClasses:
         cfg = make()
         cfg.model.auxiliary_head = [dict(type='FCNHead', num_classes=n) for n in (3, 2)]
         assert 'model.auxiliary_head.1.num_classes=2' in error_of(cfg)
+
+    def test_a_head_for_boundaries(self, data):
+        cfg = make()
+        cfg.model.auxiliary_head = [dict(type='FCNHead', num_classes=3),
+                                    dict(type='STDCHead', num_classes=2)]
+        check_train(cfg)
+        cfg.model.auxiliary_head[1].type = 'FCNHead'
+        assert 'model.auxiliary_head.1.num_classes=2' in error_of(cfg)
+
+    def test_other_metrics_need_no_classes(self, data):
+        cfg = make(val_evaluator=dict(_delete_=True, type='DepthMetric'))
+        for split in ('train', 'val'):
+            cfg[f'{split}_dataloader'].dataset.metainfo.pop('classes')
+        check_train(cfg)
 
     def test_weights_of_classes(self, data):
         cfg = make()

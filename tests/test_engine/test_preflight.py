@@ -243,6 +243,31 @@ class TestMachine:
         check_devices(cfg)
 
 
+class TestPretrained:
+
+    @pytest.mark.parametrize('model, key', [
+        (dict(init_cfg=dict(type='Pretrained', checkpoint='nope.pth')), 'model'),
+        (dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='nope.pth'))),
+         'model.backbone'),
+        (dict(backbone=dict(type='GrownBackbone', base=dict(init_cfg=[
+            dict(type='TruncNormal', layer='Linear'),
+            dict(type='Pretrained', checkpoint='nope.pth')]))), 'model.backbone.base'),
+    ])
+    def test_a_file_that_is_not_there(self, model, key):
+        with pytest.raises(CheckpointError, match=f'^{key}.init_cfg.checkpoint: no such file'):
+            preflight._check_pretrained(model)
+        preflight._check_pretrained(dict(init_cfg=dict(
+            type='Pretrained', checkpoint='https://example.org/a.pth')))
+
+    def test_before_a_folder_is_made(self, make_cfg, tmp_path):
+        cfg = make_cfg('mmdet', work_dir=str(tmp_path / 'work'))
+        cfg.model.backbone = dict(
+            type='ScaleNetSwin', init_cfg=dict(type='Pretrained', checkpoint='nope.pth'))
+        with pytest.raises(CheckpointError, match='model.backbone.init_cfg.checkpoint'):
+            check_train(cfg)
+        assert not (tmp_path / 'work').exists()
+
+
 class TestGrowth:
 
     @pytest.mark.parametrize('options, message', [

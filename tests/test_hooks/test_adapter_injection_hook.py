@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import mmdet
 import pytest
 import torch
+import torch.nn as nn
 from hook_toys import Images, classifier
+from mmdet.models import FCNMaskHead
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
@@ -345,3 +347,25 @@ class TestClassCheck:
         if count == 80:
             with pytest.raises(ConfigError, match='num_classes=80'):
                 check_classes(model, SimpleNamespace(metainfo=dict(classes=list(range(7)))))
+
+    def test_heads_with_other_counts(self):
+        model = nn.Module()
+        model.roi_head, model.decode_head = nn.Module(), nn.Module()
+        model.roi_head.mask_head = FCNMaskHead(num_convs=1, class_agnostic=True, num_classes=1)
+        model.roi_head.bbox_head = FCNMaskHead(num_convs=1, num_classes=7)
+        check_classes(model, SimpleNamespace(metainfo=dict(classes=list('abcdefg'))))
+        model.roi_head.bbox_head.num_classes = 256  # tokens
+        with pytest.raises(ConfigError, match='num_classes=256'):
+            check_classes(model, SimpleNamespace(metainfo=dict(classes=list('abcdefg'))))
+        model.language_model = nn.Module()
+        check_classes(model, SimpleNamespace(metainfo=dict(classes=list('abcdefg'))))
+
+    def test_classes_that_the_annotations_do_not_have(self):
+        part = SimpleNamespace(metainfo=dict(classes=('A', 'b', 'c')), cat_ids=[2, 3],
+                               ann_file='large.json')
+        sound = SimpleNamespace(metainfo=dict(classes=('a', 'b', 'c')), cat_ids=[1, 2, 3])
+        check_classes(nn.Module(), sound)
+        both = SimpleNamespace(metainfo=part.metainfo, datasets=[sound, part])
+        for dataset in (part, both, SimpleNamespace(metainfo=part.metainfo, dataset=part)):
+            with pytest.raises(ConfigError, match='large.json has categories for 2 of them alone'):
+                check_classes(nn.Module(), dataset)
