@@ -93,7 +93,7 @@ def check_detection(cfg: Config, splits: Tuple[str, ...]) -> None:
                 'name that file as ann_file')
         if split != 'train' and len(of_split) == 1:
             _check_evaluator(cfg, split, *of_split[0], files)
-    check_same_classes(seen)
+    check_same_classes(cfg.model, seen)
 
 
 def _measures(evaluator: Any, key: str) -> bool:

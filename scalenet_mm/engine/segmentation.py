@@ -98,7 +98,7 @@ def check_segmentation(cfg: Config, splits: Tuple[str, ...]) -> None:
             labels = _labels(cfg, split, classes)
             if labels is not None and not _relabels(options.get('pipeline')):
                 _check_label_maps(key, dataset, samples, loader, labels, local)
-    check_same_classes(seen)
+    check_same_classes(cfg.model, seen)
     if len(set(zero.values())) > 1:
         raise ConfigError(
             'reduce_zero_label differs, so that labels would not mean the same: ' +

@@ -9,6 +9,7 @@ from data_toys import LOOPS, coco, error_of, write_coco
 from mmengine.config import Config
 
 from scalenet_mm.engine import check_test, check_train, detection, run_cli, train
+from scalenet_mm.errors import ConfigError
 
 CLASSES = ('a', 'b', 'c')
 
@@ -427,6 +428,12 @@ class TestOtherHeads:
         assert 'num_classes=256' in error_of(cfg)
         cfg.model.language_model = dict(type='BertModel')
         detection.check_detection(cfg, ('train', 'val'))
+        cfg.val_dataloader.dataset.metainfo.classes = ('a', 'b')
+        detection.check_detection(cfg, ('train', 'val'))
+        del cfg.model['language_model']
+        cfg.model.roi_head = None
+        with pytest.raises(ConfigError, match='have different classes'):
+            detection.check_detection(cfg, ('train', 'val'))
 
     def test_a_panoptic_model_in_an_augmented_test(self, data):
         cfg = make(**{'model.roi_head.bbox_head.num_classes': 2})
