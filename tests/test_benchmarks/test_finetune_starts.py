@@ -85,7 +85,8 @@ def test_a_run_is_a_run_of_the_tool(bench, command, tmp_path):
     assert (work_dir / 'epoch_1.pth').is_file()
     assert 'adapters' in (work_dir / 'train.txt').read_text()
     written = json.loads((work_dir / 'result.json').read_text())['settings']['config']
-    assert len(written.splitlines()) == 5
+    assert json.loads(written)['model']['head']['num_classes'] == 2
+    assert len(next((tmp_path / 'out').glob('my_*.py')).read_text().splitlines()) == 5
 
     before = (work_dir / 'epoch_1.pth').stat().st_mtime_ns
     bench.study(args)
@@ -109,6 +110,23 @@ def test_table_and_resuming(bench, command, monkeypatch, capsys):
     row = [x for x in capsys.readouterr().out.splitlines() if x.startswith('grown, identity')][-1]
     # all of the grown model, with a head of two classes
     assert row.split()[9:11] == [f'{6_463_912 + 2 * 192 * 24 - 998 * 193:,}', '0.5']
+
+
+def test_a_change_in_a_base_is_another_setting(bench, tmp_path):
+    study = sys.modules['_study']
+    (tmp_path / 'base.py').write_text('rate = 1')
+    (tmp_path / 'mine.py').write_text("_base_ = './base.py'")
+    before = study.resolved(tmp_path / 'mine.py')
+    assert study.resolved(tmp_path / 'mine.py') == before
+    (tmp_path / 'base.py').write_text('rate = 2')
+    assert study.resolved(tmp_path / 'mine.py') != before
+
+
+def test_links_follow_the_images(bench, tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / f'{name}.jpg').write_text(name)
+        sys.modules['_study'].link(tmp_path / f'{name}.jpg', tmp_path / 'there' / 'x.jpg')
+        assert (tmp_path / 'there' / 'x.jpg').read_text() == name
 
 
 def test_every_arm_is_what_it_says(bench, command, images, tmp_path):
