@@ -1,5 +1,11 @@
 """What the configs' tests share."""
+import copy
+import itertools
+
 import pytest
+from mmengine.runner import Runner
+
+_COUNT = itertools.count()
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +15,16 @@ def plain_config_text(monkeypatch):
     That takes longer than to train and test a narrow model.
     """
     monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
+
+
+@pytest.fixture(autouse=True)
+def names_of_their_own(monkeypatch):
+    """Name every run: mmengine names them by the second, and those of one second share a log."""
+    from_cfg = Runner.from_cfg.__func__
+
+    def named(cls, cfg):
+        cfg = copy.deepcopy(cfg)
+        cfg.experiment_name = f'run{next(_COUNT)}'
+        return from_cfg(cls, cfg)
+
+    monkeypatch.setattr(Runner, 'from_cfg', classmethod(named))
