@@ -25,8 +25,9 @@ def detector_config(digits, tmp_path, name='scalenet_swin-nano', **backbone):
         loader.dataset.data_root = f'{digits}/det/'
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'].ann_file = f'{digits}/det/annotations/val.json'
-    cfg.update(work_dir=str(tmp_path / 'work'), val_cfg=None, val_dataloader=None,
-               val_evaluator=None, param_scheduler=None)
+    # mmengine's own name is of the second: another test's run of the same second has the same log
+    cfg.update(work_dir=str(tmp_path / 'work'), experiment_name=tmp_path.name,
+               val_cfg=None, val_dataloader=None, val_evaluator=None, param_scheduler=None)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=2)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=2)
     return cfg
