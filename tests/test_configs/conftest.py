@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 
 _COUNT = itertools.count()
 
@@ -19,7 +20,12 @@ def plain_config_text(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def names_of_their_own(monkeypatch):
-    """Name every run: mmengine names them by the second, and those of one second share a log."""
+    """Name every run: mmengine names them by the second, and those of one second share a log.
+
+    Visualizers have their names from the toolboxes' configs, so that another test's would be taken.
+    """
+    for kind in (Visualizer, *Visualizer.__subclasses__()):
+        kind._instance_dict.clear()
     from_cfg = Runner.from_cfg.__func__
 
     def named(cls, cfg):
