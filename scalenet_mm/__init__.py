@@ -7,12 +7,19 @@ needs. No toolbox is imported: any one of the three is enough.
 """
 from .analysis import register_flop_handlers as _register_flop_handlers
 from .backbones import ScaleNetSwin, ScaleNetViT, grow_backbone
-from .checkpoints import load_pretrained
+from .checkpoints import add_base, load_pretrained
 from .checkpoints.safe import install as _install_safe_loading
 from .datasets import make_digit_scenes
-from .errors import CheckpointError, ConfigError, DataError, GrowthError, ScaleNetError
+from .errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ExportError,
+    GrowthError,
+    ScaleNetError,
+)
 from .growth import grow
-from .hooks import AdapterInjectionHook
+from .hooks import AdapterInjectionHook, DeltaCheckpointHook, SafeCheckpointHook
 from .necks import SimpleFeaturePyramid
 from .optim import LayerDecayOptimWrapperConstructor
 from .version import __version__
@@ -21,8 +28,8 @@ _install_safe_loading()
 _register_flop_handlers()
 
 __all__ = [
-    'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'DataError', 'GrowthError',
-    'LayerDecayOptimWrapperConstructor', 'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT',
-    'SimpleFeaturePyramid', '__version__', 'grow', 'grow_backbone', 'load_pretrained',
-    'make_digit_scenes'
+    'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'DataError', 'DeltaCheckpointHook',
+    'ExportError', 'GrowthError', 'LayerDecayOptimWrapperConstructor', 'SafeCheckpointHook',
+    'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT', 'SimpleFeaturePyramid', '__version__',
+    'add_base', 'grow', 'grow_backbone', 'load_pretrained', 'make_digit_scenes'
 ]

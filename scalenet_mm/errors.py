@@ -23,3 +23,7 @@ class GrowthError(ScaleNetError, ValueError):
 
 class DataError(ScaleNetError, RuntimeError):
     """A file of a data set that cannot be read."""
+
+
+class ExportError(ScaleNetError, RuntimeError):
+    """A model that cannot be exported, or whose exported form would not be the model."""

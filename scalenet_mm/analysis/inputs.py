@@ -83,7 +83,8 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
             False.
 
     Returns:
-        nn.Module: The model in eval mode.
+        nn.Module: The model in eval mode. Its ``dataset_meta`` is what the checkpoint says of the
+        data it was trained on, None if it says nothing.
 
     Raises:
         ScaleNetError: If the checkpoint does not fit.
@@ -107,10 +108,11 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
         if lacking and needs_head:
             raise CheckpointError(
                 f'{source.checkpoint} does not hold the head of {source.label!r}, without which '
-                f'the loss means nothing: {len(lacking)} of its tensors are missing or of other '
-                f'classes, such as {lacking[0]}. Name a checkpoint of the whole model, or let the '
-                'head be random by --new-head')
+                f'its results mean nothing: {len(lacking)} of its tensors are missing or of other '
+                f'classes, such as {lacking[0]}. Name a checkpoint of the whole model (a tool that '
+                'can do with a random head has the option --new-head)')
         model.load_state_dict(checkpoint['state_dict'], strict=False)
+        model.dataset_meta = (checkpoint.get('meta') or {}).get('dataset_meta')
     return model.to(device).eval()
 
 

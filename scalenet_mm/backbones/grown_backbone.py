@@ -9,6 +9,7 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 
+from ..checkpoints.backbone_state import refuse_other_delta
 from ..errors import GrowthError
 from ..growth import (
     check_targets_called,
@@ -141,6 +142,7 @@ def grow_backbone(backbone: nn.Module,
         backbone.get_layer_depth = functools.partial(_get_layer_depth, backbone)
     backbone.growth, backbone.adjustment, backbone.layer_maps = growth, adjustment, maps
     backbone.grown_by = grown_by  # as it was asked for
+    backbone._register_load_state_dict_pre_hook(refuse_other_delta, with_module=True)
     if probe and before is not None:
         check_targets_called(backbone, lambda: _run_probe(backbone))
         after = _run_probe(backbone)
@@ -172,7 +174,7 @@ def _run_probe(backbone):
     if weight is None or weight.device.type == 'meta':
         return None
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, weight.shape[1], *_probe_size(backbone), generator=generator)
+    image = torch.randn(1, weight.shape[1], *made_for_size(backbone), generator=generator)
     modes = [(m, m.training) for m in backbone.modules()]
     # fresh norms have no bias; a norm behind a branch would hide there what it does later
     norms = [m for m in backbone.modules() if is_norm(m)]
@@ -184,7 +186,7 @@ def _run_probe(backbone):
         with torch.no_grad():
             for bias in biases:
                 bias += 0.1
-            return list(_tensors(backbone(image.to(weight))))
+            return list(tensors_in(backbone(image.to(weight))))
     finally:
         with torch.no_grad():
             for bias, value in zip(biases, kept):
@@ -193,8 +195,8 @@ def _run_probe(backbone):
             module.training = training
 
 
-def _probe_size(backbone):
-    """tuple[int]: The size of image that the backbone was made for; some accept no other."""
+def made_for_size(backbone):
+    """tuple[int]: The size of image that a backbone was made for; some accept no other."""
     patch_embed = getattr(backbone, 'patch_embed', None)
     for owner, name in ((backbone, 'img_size'), (patch_embed, 'init_input_size')):
         size = getattr(owner, name, None)
@@ -203,12 +205,13 @@ def _probe_size(backbone):
     return to_2tuple(PROBE_SIZE)
 
 
-def _tensors(outputs):
+def tensors_in(outputs):
+    """Yield the tensors of a backbone's outputs, which may be nested."""
     if isinstance(outputs, torch.Tensor):
         yield outputs
     else:
         for output in outputs:
-            yield from _tensors(output)
+            yield from tensors_in(output)
 
 
 @MODELS.register_module(name='GrownBackbone')

@@ -303,7 +303,7 @@ class ScaleNetViT(GrowableBackbone):
         """
         x, hw_shape = self.patch_embed(x)
         if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = x + resize_pos_embed(self.pos_embed, self.patch_resolution, hw_shape,
                                  self.interpolate_mode, self.num_extra_tokens)
         x = self.drop_after_pos(x)
@@ -328,7 +328,7 @@ class ScaleNetViT(GrowableBackbone):
         patches = x[:, 1:] if self.with_cls_token else x
         if self.out_type == 'avg_featmap':
             return self.ln2(patches.mean(dim=1))
-        featmap = patches.reshape(len(x), *hw_shape, -1).permute(0, 3, 1, 2).contiguous()
+        featmap = patches.reshape(x.shape[0], *hw_shape, -1).permute(0, 3, 1, 2).contiguous()
         return [featmap, x[:, 0]] if self.output_cls_token else featmap
 
     def _depth_of(self, name):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.drop import build_dropout
 from mmengine.model import BaseModule
 
+from ..checkpoints.resize import relative_position_index
 from ..errors import ConfigError
 
 
@@ -158,21 +159,6 @@ class ShiftWindowMSA(BaseModule):
         if pad_right or pad_bottom:
             x = x[:, :height, :width].contiguous()
         return self.drop(x.view(batch, height * width, dims))
-
-
-def relative_position_index(size: int) -> torch.Tensor:
-    """Row of the bias table for each pair of positions in a window.
-
-    Args:
-        size (int): Height and width of the window.
-
-    Returns:
-        torch.Tensor: Integers of shape (size * size, size * size).
-    """
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing='ij')
-    coords = torch.stack((y.flatten(), x.flatten()))
-    relative = coords[:, :, None] - coords[:, None, :] + size - 1
-    return relative[0] * (2 * size - 1) + relative[1]
 
 
 def shift_mask(height: int, width: int, size: int, shift: int, device) -> torch.Tensor:

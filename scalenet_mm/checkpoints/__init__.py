@@ -1,10 +1,15 @@
 """Reading pretrained weights of every format, safely."""
 from .adapt import adapt_checkpoint
+from .base_files import add_base, is_delta
+from .delta import make_delta, merge_delta, read_checkpoint
 from .pretrained import load_pretrained
 from .report import LoadReport
 from .safe import allow_types, load_file
+from .shared_base import Base, load_delta
 from .tracker import LoadTracker
 
 __all__ = [
-    'LoadReport', 'LoadTracker', 'adapt_checkpoint', 'allow_types', 'load_file', 'load_pretrained'
+    'Base', 'LoadReport', 'LoadTracker', 'adapt_checkpoint', 'add_base', 'allow_types',
+    'is_delta', 'load_delta', 'load_file', 'load_pretrained', 'make_delta', 'merge_delta',
+    'read_checkpoint'
 ]

@@ -4,16 +4,10 @@ from collections import OrderedDict
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
-from .keys import (
-    CLASSIFIERS,
-    find_family,
-    is_derived,
-    read_state_dict,
-    rename_head,
-    split_backbone,
-)
+from .delta import blocks_of_delta
+from .keys import find_family, is_derived, name_head, read_state_dict, split_backbone
 from .pretrained import convert_backbone
-from .report import LoadReport, compare, list_prefixes
+from .report import LoadReport, compare, list_prefixes, refuse_other_blocks
 
 
 def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -> LoadReport:
@@ -51,11 +45,14 @@ def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -
         adapted = OrderedDict((f'backbone.{k}', v) for k, v in own.items())
         if own:
             adapted.update(_derived(wanted, given, adapted))
-        adapted.update(_rename_head(rest, wanted))
+        adapted.update(name_head(rest, wanted))
         if hasattr(state, '_metadata'):
             adapted._metadata = state._metadata
         state = adapted
 
+    blocks = blocks_of_delta(checkpoint)
+    if blocks is not None:
+        refuse_other_blocks(model, blocks, name)
     report = compare(name, fmt, wanted, state, 'backbone.', list_prefixes(model))
     if strict and (report.initialised or report.resized):
         missing = [k for keys in report.initialised.values() for k in keys] + report.resized
@@ -84,11 +81,3 @@ def _derived(wanted, given, adapted):
             yield key, given[key]
         elif key.endswith('relative_position_index'):  # of another window size, or left out
             yield key, value
-
-
-def _rename_head(rest, wanted):
-    """A classifier's last linear layer under the name of the model's head."""
-    for prefix in CLASSIFIERS.values():
-        if f'{prefix}weight' in wanted and f'{prefix}weight' not in rest:
-            return rename_head(rest, prefix)
-    return rest

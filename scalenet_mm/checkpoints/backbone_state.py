@@ -3,12 +3,15 @@ import math
 
 from ..errors import CheckpointError
 from .keys import find_format, to_mm_keys
-from .report import compare, list_prefixes
+from .report import compare, list_prefixes, refuse_other_blocks
 from .resize import fit_bias_table, fit_pos_embed
 
 #: Under this name the loaders that mmengine uses leave a note in a state dict's metadata: the first
 #: names of a backbone that stands alone in the file, or none (see :func:`check_backbone_state`).
 FILE_NOTE = 'scalenet_file'
+#: And under this one, if the file is a delta, which belongs to one model alone, its name and the
+#: blocks of that model.
+DELTA_NOTE = 'scalenet_delta'
 
 
 def adapt_backbone_state(backbone, state_dict: dict, prefix: str) -> None:
@@ -115,5 +118,21 @@ def check_backbone_state(backbone, state_dict: dict, prefix: str, metadata: dict
                 'AdapterInjectionHook into custom_hooks, with which load_from reads it')
         return
     wanted = backbone.state_dict()
+    name = 'the checkpoint'
+    if DELTA_NOTE in metadata:
+        name = metadata[DELTA_NOTE]['name']
+        refuse_other_blocks(backbone, metadata[DELTA_NOTE]['blocks'], name)
     if note is not None or not any(key in wanted for key in own):
-        compare('the checkpoint', '', wanted, own, '', list_prefixes(backbone))
+        compare(name, '', wanted, own, '', list_prefixes(backbone))
+
+
+def refuse_other_delta(backbone, state_dict: dict, prefix: str, metadata: dict, *args) -> None:
+    """Refuse, before a stock backbone is loaded, a delta of another architecture or growth.
+
+    It is a hook of torch's. Of other files what fits is loaded, as the toolboxes do.
+
+    Raises:
+        CheckpointError: If the tensors are not the backbone's.
+    """
+    if DELTA_NOTE in metadata:
+        check_backbone_state(backbone, state_dict, prefix, metadata)

@@ -1,43 +1,49 @@
 """Recognising checkpoint formats by their keys, and renaming them to the toolboxes' names."""
 import re
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 
 from ..errors import CheckpointError
 
-#: (marker, what it is, replacements) for the names of blocks; the first marker found decides
+#: (name elsewhere, name of the toolboxes): '^' stands for the beginning of a name, '#' for a
+#: number. They are read in both directions.
+_OFFICIAL_SWIN = (
+    ('^patch_embed.proj.', '^patch_embed.projection.'),
+    ('^layers.', '^stages.'),
+    ('.attn.', '.attn.w_msa.'),
+    ('.mlp.fc1.', '.ffn.layers.0.0.'),
+    ('.mlp.fc2.', '.ffn.layers.1.'),
+)
+_OFFICIAL_VIT = (
+    ('^patch_embed.proj.', '^patch_embed.projection.'),
+    ('^blocks.#.norm#.', '^layers.#.ln#.'),
+    ('.mlp.fc1.', '.ffn.layers.0.0.'),
+    ('.mlp.fc2.', '.ffn.layers.1.'),
+    ('^blocks.', '^layers.'),
+    ('^norm.', '^ln1.'),
+)
+_MMSEG_VIT = (('.attn.attn.in_proj_', '.attn.qkv.'), ('.attn.attn.out_proj.', '.attn.proj.'))
+#: (marker, what it is, its names) of blocks; the first marker found decides
 _FORMATS = {
     'swin': (
         (r'stages\.0\.blocks\.0\.', 'OpenMMLab', ()),
-        (r'layers\.0\.blocks\.0\.', 'official', (
-            (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
-            (r'^layers\.', 'stages.'),
-            (r'\.attn\.', '.attn.w_msa.'),
-            (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
-            (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
-        )),
+        (r'layers\.0\.blocks\.0\.', 'official', _OFFICIAL_SWIN),
     ),
     'vit': (
         (r'layers\.0\.attn\.qkv\.', 'OpenMMLab', ()),
-        (r'layers\.0\.attn\.attn\.in_proj_weight', 'mmseg', (
-            (r'\.attn\.attn\.in_proj_', '.attn.qkv.'),
-            (r'\.attn\.attn\.out_proj\.', '.attn.proj.'),
-        )),
-        (r'blocks\.0\.attn\.qkv\.', 'official', (
-            (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
-            (r'^blocks\.(\d+)\.norm([12])\.', r'layers.\1.ln\2.'),
-            (r'^blocks\.(\d+)\.mlp\.fc1\.', r'layers.\1.ffn.layers.0.0.'),
-            (r'^blocks\.(\d+)\.mlp\.fc2\.', r'layers.\1.ffn.layers.1.'),
-            (r'^blocks\.', 'layers.'),
-            (r'^norm\.', 'ln1.'),
-        )),
+        (r'layers\.0\.attn\.attn\.in_proj_weight', 'mmseg', _MMSEG_VIT),
+        (r'blocks\.0\.attn\.qkv\.', 'official', _OFFICIAL_VIT),
     ),
 }
 #: What a stock backbone of a family has, whatever else; other backbones share the blocks' names.
 _MARKS = {'swin': r'.*\.w_msa\.relative_position_bias_table$', 'vit': r'layers\.0\.ln1\.weight$'}
 #: Where the last linear layer is in the head that the toolbox gives a family.
 CLASSIFIERS = {'swin': 'head.fc.', 'vit': 'head.layers.head.'}
+#: The norms of a Swin's outputs.
+_OUTPUT_NORM = re.compile(r'^norm\d+\.')
 #: What begins the names of a backbone that stands alone in a file, of any architecture.
 _ALONE = re.compile(r'(patch_embed|cls_token|pos_embed|stem|features|conv1|blocks\.\d|stages\.\d|'
                     r'layers?\.?\d)\b')
@@ -109,12 +115,26 @@ def find_format(state: dict, family: str):
         family (str): 'swin' or 'vit'.
 
     Returns:
-        tuple | None: What it is ('OpenMMLab', 'mmseg', 'official') and the replacements to make.
+        tuple | None: What it is ('OpenMMLab', 'mmseg', 'official') and its names.
     """
-    for marker, what, replacements in _FORMATS[family]:
+    for marker, what, names in _FORMATS[family]:
         if any(re.match(marker, key) for key in state):
-            return what, replacements
+            return what, names
     return None
+
+
+def _rename(key, names, back=False):
+    for pair in names:
+        pattern, replacement = _compile(*(reversed(pair) if back else pair))
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+@lru_cache(maxsize=None)
+def _compile(name, other):
+    pattern = re.escape(name).replace(r'\^', '^').replace(r'\#', r'(\d+)')
+    first, *rest = other.removeprefix('^').split('#')
+    return pattern, first + ''.join(rf'\{i}{part}' for i, part in enumerate(rest, 1))
 
 
 def find_family(backbone):
@@ -128,9 +148,18 @@ def find_family(backbone):
         kind of backbone, of which only files with its own names can be read.
     """
     family = getattr(backbone, 'key_family', None)
-    if family:
-        return family, 'OpenMMLab'
-    state = backbone.state_dict()
+    return (family, 'OpenMMLab') if family else family_of_names(backbone.state_dict())
+
+
+def family_of_names(state: dict):
+    """What :func:`find_family` tells, from the names of a backbone's own tensors.
+
+    Args:
+        state (dict): The backbone's state dict, without prefix.
+
+    Returns:
+        tuple[str, str] | None: As there.
+    """
     for family, mark in _MARKS.items():
         found = find_format(state, family)
         if found and found[0] != 'official' and any(re.match(mark, key) for key in state):
@@ -150,11 +179,7 @@ def to_names_of(naming: str, state: dict) -> dict:
     """
     if naming != 'mmseg':
         return state
-    return {
-        k.replace('.attn.qkv.', '.attn.attn.in_proj_').replace('.attn.proj.',
-                                                              '.attn.attn.out_proj.'): v
-        for k, v in state.items()
-    }
+    return {_rename(k, _MMSEG_VIT, back=True): v for k, v in state.items()}
 
 
 def rename_head(head: dict, prefix: str) -> dict:
@@ -175,6 +200,22 @@ def rename_head(head: dict, prefix: str) -> dict:
         place, part = re.match(r'(.*\.)?(.*)', key).groups()
         renamed[places.get(place, place or '') + part] = value
     return renamed
+
+
+def name_head(rest: dict, wanted: dict) -> dict:
+    """Give a classifier's last linear layer the name that it has in a model.
+
+    Args:
+        rest (dict): Tensors outside the backbone.
+        wanted (dict): The model's state dict.
+
+    Returns:
+        dict: The tensors; the same ones if the model has no such head.
+    """
+    for prefix in CLASSIFIERS.values():
+        if f'{prefix}weight' in wanted and f'{prefix}weight' not in rest:
+            return rename_head(rest, prefix)
+    return rest
 
 
 def name_as_classifier(state_dict: dict, prefix: str, family: str) -> None:
@@ -207,13 +248,35 @@ def names_alone(state: dict) -> list:
     return [k for k in names if _ALONE.match(k)][:3]
 
 
-def to_mm_keys(state: dict, family: str, distilled: bool = False) -> tuple:
+def to_unfold_order(value: torch.Tensor) -> torch.Tensor:
+    """Bring a tensor that merges patches from the official order of channels to the toolboxes'.
+
+    They merge patches by ``nn.Unfold``.
+    """
+    if value.ndim == 1:
+        return value.reshape(4, -1)[[0, 2, 1, 3]].T.reshape(-1)
+    out, inner = value.shape
+    return value.reshape(out, 4, inner // 4)[:, [0, 2, 1, 3]].transpose(1, 2).reshape(out, inner)
+
+
+def from_unfold_order(value: torch.Tensor) -> torch.Tensor:
+    """The inverse of :func:`to_unfold_order`."""
+    if value.ndim == 1:
+        return value.reshape(-1, 4).T[[0, 2, 1, 3]].reshape(-1)
+    out, inner = value.shape
+    return value.reshape(out, inner // 4, 4).transpose(1, 2)[:, [0, 2, 1, 3]].reshape(out, inner)
+
+
+def to_mm_keys(state: dict, family: str, distilled: bool = False,
+               reorder: Callable = to_unfold_order) -> tuple:
     """Rename a backbone's tensors to the toolboxes' names.
 
     Args:
         state (dict): The backbone's tensors, without prefix.
         family (str): 'swin' or 'vit'.
         distilled (bool): Whether the backbone has a distillation token. Defaults to False.
+        reorder (Callable): What is done to the tensors of an official Swin that merge patches.
+            Defaults to :func:`to_unfold_order`.
 
     Returns:
         tuple[dict, str]: The renamed tensors, derived ones left out, and what format it was.
@@ -227,7 +290,7 @@ def to_mm_keys(state: dict, family: str, distilled: bool = False) -> tuple:
         what = f'of a {others[0]}' if others else 'of no known backbone'
         raise CheckpointError(f'the names are {what}, not of a {family}: they begin with '
                               f'{", ".join(list(state)[:3])}')
-    what, replacements = found
+    what, names = found
     if 'dist_token' in state and not distilled:
         raise CheckpointError('the weights are of a distilled DeiT, which has a second token; '
                               'use the plain DeiT')
@@ -237,17 +300,16 @@ def to_mm_keys(state: dict, family: str, distilled: bool = False) -> tuple:
     for key, value in state.items():
         if _DERIVED.match(key):
             continue
-        for pattern, replacement in replacements:
-            key = re.sub(pattern, replacement, key)
-        if what != 'OpenMMLab' and family == 'swin':
-            value = _to_unfold_order(key, value)
+        key = _rename(key, names)
+        if what != 'OpenMMLab' and family == 'swin' and _merges_patches(key):
+            value = reorder(value)
         renamed[key] = value
     if family == 'swin' and 'norm.weight' in renamed:
         # the one norm of a classifier is that of the last stage's output; mmpretrain's older files
         # and the ones that mmseg converted have that name too
-        last = 1 + max(int(k.split('.')[1]) for k in renamed if k.startswith('stages.'))
+        last = count_stages(renamed) - 1
         for part in ('weight', 'bias'):
-            renamed[f'norm{last - 1}.{part}'] = renamed.pop(f'norm.{part}')
+            renamed[f'norm{last}.{part}'] = renamed.pop(f'norm.{part}')
     return renamed, what
 
 
@@ -256,22 +318,49 @@ def _align_downsampling(state, what):
     stages = {int(k.split('.')[1]) for k in state if k.startswith('layers.')}
     if not any(k.startswith(f'layers.{max(stages)}.downsample.') for k in state):
         return state, what
-    return {
-        re.sub(r'^layers\.(\d+)\.downsample\.',
-               lambda m: f'layers.{int(m.group(1)) - 1}.downsample.', k): v
-        for k, v in state.items()
-    }, 'timm'
+    return {_move_downsampling(k, -1): v for k, v in state.items()}, 'timm'
 
 
-def _to_unfold_order(key, value):
-    """The toolboxes merge patches by ``nn.Unfold``, with another order of channels."""
-    if key.endswith('downsample.reduction.weight'):
-        out, inner = value.shape
-        return value.reshape(out, 4, inner // 4)[:, [0, 2, 1, 3]].transpose(1, 2).reshape(
-            out, inner)
-    if '.downsample.norm.' in key:
-        return value.reshape(4, -1)[[0, 2, 1, 3]].T.reshape(-1)
-    return value
+def _move_downsampling(key, by):
+    return re.sub(r'^layers\.(\d+)\.downsample\.',
+                  lambda match: f'layers.{int(match.group(1)) + by}.downsample.', key)
+
+
+def from_mm_keys(state: dict, family: str, to: str) -> dict:
+    """Rename a backbone's tensors from the toolboxes' names: the inverse of :func:`to_mm_keys`.
+
+    Args:
+        state (dict): The ungrown backbone's tensors under mmpretrain's names, without prefix.
+        family (str): 'swin' or 'vit'.
+        to (str): 'official' or 'timm'; they differ for a Swin.
+
+    Returns:
+        dict: The renamed tensors.
+    """
+    names = next(names for _, what, names in _FORMATS[family] if what == 'official')
+    outputs = {k.split('.')[0] for k in state if _OUTPUT_NORM.match(k)}
+    of_classifier = outputs == {f'norm{count_stages(state) - 1}'}
+    renamed = {}
+    for key, value in state.items():
+        if family == 'swin':
+            if _merges_patches(key):
+                value = from_unfold_order(value)
+            if of_classifier:
+                key = _OUTPUT_NORM.sub('norm.', key)
+        key = _rename(key, names, back=True)
+        if family == 'swin' and to == 'timm':
+            key = _move_downsampling(key, 1)
+        renamed[key] = value
+    return renamed
+
+
+def count_stages(state: dict) -> int:
+    """int: The number of a Swin's stages, from the toolboxes' names; 0 for another backbone."""
+    return 1 + max((int(k.split('.')[1]) for k in state if k.startswith('stages.')), default=-1)
+
+
+def _merges_patches(key):
+    return key.endswith('downsample.reduction.weight') or '.downsample.norm.' in key
 
 
 def is_derived(key: str) -> bool:

@@ -1,7 +1,7 @@
 """The loaders that take the place of mmengine's, one for each place that it knows.
 
 Its own ones unpickle whatever they find: those for URLs and model zoos ask for it, the others leave
-it to torch, which refuses since 2.6 only.
+it to torch, which refuses since 2.6 only. These execute nothing, and make a delta whole.
 """
 import io
 import os
@@ -14,12 +14,13 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import checkpoint as _mmengine
 
 from ..errors import CheckpointError
-from .backbone_state import FILE_NOTE
+from .backbone_state import DELTA_NOTE, FILE_NOTE
+from .delta import blocks_of_delta, read_checkpoint
 from .keys import names_alone
-from .safe import load_file
+from .zoo import zoo_address
 
 
-def prepare_for_mmengine(checkpoint):
+def prepare_for_mmengine(checkpoint, name: str = 'the checkpoint'):
     """Make what a file holds loadable by mmengine, which looks under 'state_dict' alone.
 
     Official releases have their tensors under 'model'. mmengine hands a backbone nothing but the
@@ -29,12 +30,17 @@ def prepare_for_mmengine(checkpoint):
 
     Args:
         checkpoint (Any): What the file holds.
+        name (str): The file, for messages. Defaults to 'the checkpoint'.
 
     Returns:
         Any: The same, with a note and if need be with a 'state_dict'.
     """
     if not isinstance(checkpoint, dict):
         return checkpoint
+    if isinstance(checkpoint.get('meta'), dict) and 'config' in checkpoint['meta']:
+        # a program text that the Runner would run when it resumes; today's files have none
+        meta = {key: value for key, value in checkpoint['meta'].items() if key != 'config'}
+        checkpoint = {**checkpoint, 'meta': meta}
     if 'state_dict' not in checkpoint and _is_state_dict(checkpoint.get('model')):
         checkpoint = {**checkpoint, 'state_dict': checkpoint['model']}
     state = checkpoint.get('state_dict', checkpoint)
@@ -43,6 +49,9 @@ def prepare_for_mmengine(checkpoint):
     noted = OrderedDict(state)
     noted._metadata = OrderedDict(getattr(state, '_metadata', None) or {})
     note = {FILE_NOTE: names_alone(state)}
+    blocks = blocks_of_delta(checkpoint)
+    if blocks is not None:
+        note[DELTA_NOTE] = dict(name=name, blocks=blocks)
     for module in ('', 'backbone'):
         noted._metadata[module] = {**noted._metadata.get(module, {}), **note}
     return noted if state is checkpoint else {**checkpoint, 'state_dict': noted}
@@ -55,40 +64,29 @@ def _is_state_dict(value):
 
 def load_from_local(filename, map_location=None):
     """Load a local file."""
-    return prepare_for_mmengine(load_file(filename, map_location))
+    return prepare_for_mmengine(read_checkpoint(filename, map_location), filename)
 
 
 def load_from_http(filename, map_location=None, model_dir=None, progress=os.isatty(0)):
     """Load from a URL; ``model_dir`` is taken for compatibility."""
-    return prepare_for_mmengine(load_file(filename, map_location, progress))
+    return prepare_for_mmengine(read_checkpoint(filename, map_location, progress), filename)
 
 
-def load_from_torchvision(filename, map_location=None):
-    """Load a model of torchvision by its name."""
-    return load_from_http(_look_up(_mmengine.get_torchvision_models(), filename), map_location)
-
-
-def load_from_openmmlab(filename, map_location=None):
-    """Load a model of OpenMMLab's zoo by its name."""
-    renamed = _mmengine.get_deprecated_model_names()
-    scheme, name = filename.split('://', 1)
-    url = _look_up(_mmengine.get_external_models(), f'{scheme}://{renamed.get(name, name)}')
-    if not url.startswith(('http://', 'https://')):
-        url = osp.join(_mmengine._get_mmengine_home(), url)
-    return load_from_http(url, map_location)
+def load_from_zoo(filename, map_location=None):
+    """Load a model of torchvision or of OpenMMLab's zoo by its name."""
+    return load_from_http(zoo_address(filename), map_location)
 
 
 def load_from_mmcls(filename, map_location=None):
     """Load the backbone of one of mmpretrain's models by its name."""
-    checkpoint = load_from_http(_look_up(_mmengine.get_mmcls_models(), filename), map_location)
-    return _mmengine._process_mmcls_checkpoint(checkpoint)
+    return _mmengine._process_mmcls_checkpoint(load_from_zoo(filename, map_location))
 
 
 def load_from_ceph(filename, map_location=None, backend='petrel'):
     """Load from Ceph."""
     storage = get_file_backend(filename, backend_args={'backend': backend})
     with io.BytesIO(storage.get(filename)) as file:
-        return prepare_for_mmengine(load_file(file, map_location, name=filename))
+        return prepare_for_mmengine(read_checkpoint(file, map_location, name=filename), filename)
 
 
 def load_from_pavi(filename, map_location=None):
@@ -105,19 +103,12 @@ def load_from_pavi(filename, map_location=None):
         return load_from_local(path, map_location)
 
 
-def _look_up(urls, filename):
-    scheme, name = filename.split('://', 1)
-    if name not in urls:
-        raise CheckpointError(f'{filename}: {scheme} has no model {name!r}')
-    return urls[name]
-
-
 #: The prefixes of paths, regular expressions as in mmengine.
 LOADERS = {
     ('', ): load_from_local,
     ('http://', 'https://'): load_from_http,
-    ('modelzoo://', 'torchvision://'): load_from_torchvision,
-    ('open-mmlab://', 'openmmlab://'): load_from_openmmlab,
+    ('modelzoo://', 'torchvision://'): load_from_zoo,
+    ('open-mmlab://', 'openmmlab://'): load_from_zoo,
     ('mmcls://', ): load_from_mmcls,
     (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_ceph,
     ('pavi://', ): load_from_pavi,

@@ -3,9 +3,9 @@ from mmengine.logging import print_log
 
 from ..errors import CheckpointError
 from .backbone_state import fit_tensor
+from .delta import blocks_of_delta, read_checkpoint
 from .keys import find_family, read_state_dict, split_backbone, to_mm_keys, to_names_of
-from .report import LoadReport, compare, list_prefixes
-from .safe import load_file
+from .report import LoadReport, compare, list_prefixes, refuse_other_blocks
 
 
 def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
@@ -28,11 +28,15 @@ def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
         CheckpointError: If the file cannot be read or is of another architecture; then nothing
             was loaded.
     """
-    state = read_state_dict(load_file(source), source)
+    checkpoint = read_checkpoint(source)
+    state = read_state_dict(checkpoint, source)
     own, _ = split_backbone(state, prefix)
     if not own:
         raise CheckpointError(f'{source} holds no tensor whose name begins with {prefix!r}; its '
                               f'names begin with {", ".join(list(state)[:3])}')
+    blocks = blocks_of_delta(checkpoint)
+    if blocks is not None:
+        refuse_other_blocks(backbone, blocks, source)
     own, fmt = convert_backbone(backbone, own, source)
     report = compare(source, fmt, backbone.state_dict(), own, '', list_prefixes(backbone))
     backbone.load_state_dict(own, strict=False)

@@ -130,7 +130,7 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
                     'model']
     if problems:
         more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''
-        why = _why(wanted, of_backbone, backbone_prefix)
+        why = explain_names(wanted, of_backbone, backbone_prefix)
         raise CheckpointError(
             f'{name} is of another architecture or growth than the backbone: {why}'
             f'{"; ".join(problems[:4])}{more}. Check arch (or embed_dims, depths), growth and '
@@ -138,8 +138,17 @@ def compare(name: str, fmt: str, wanted: dict, given: dict, backbone_prefix: str
     return report
 
 
-def _why(wanted, given, prefix):
-    """What explains, in the words of a config, that the names of file and model differ."""
+def explain_names(wanted, given, prefix: str) -> str:
+    """Explain, in the words of a config, why the names of a file and of a model differ.
+
+    Args:
+        wanted (Iterable[str]): The model's names.
+        given (Iterable[str]): The file's.
+        prefix (str): The backbone's prefix in both; may be empty.
+
+    Returns:
+        str: Sentences; empty if nothing explains it.
+    """
     found = [k for k in wanted if k.startswith(prefix)]
     repeats = [{m.group()[len(prefix):-1]: None for m in map(_REPEAT.match, keys) if m}
                for keys in (given, found)]
@@ -189,6 +198,54 @@ def _holds_block(key, given, lists):
             block = prefix + key[len(prefix):].split('.')[0] + '.'
             return any(k.startswith(block) for k in given)
     return False
+
+
+def what_growth_added(state: dict) -> dict:
+    """Tell which tensors an ungrown model would not have.
+
+    Args:
+        state (dict): Tensors by name.
+
+    Returns:
+        dict[str, list[str]]: Names by what they are; empty for an ungrown model.
+    """
+    added = {}
+    for key in state:
+        for what, pattern in (('adapters, LoRA or gains', _INCREMENT), ('repeats', _REPEAT),
+                              ('new blocks', _NEW)):
+            if pattern.match(key):
+                added.setdefault(what, []).append(key)
+                break
+    return added
+
+
+def refuse_other_blocks(model, blocks: dict, name: str) -> None:
+    """Refuse a delta that was made of a model with other blocks, whatever its tensors would fill.
+
+    Args:
+        model (nn.Module): A backbone, or a whole model.
+        blocks (dict[str, list]): What the delta's manifest says: the names of the blocks of each
+            grown list, in the order of execution.
+        name (str): The delta, for the message.
+
+    Raises:
+        CheckpointError: If a list of the model has others.
+    """
+    theirs = {key.removeprefix('backbone.'): list(names) for key, names in blocks.items()}
+    for key, _, layer_map in growth_of(model):
+        key = key.removeprefix('backbone.')
+        made_of = theirs.get(key) or [str(i) for i in range(layer_map.base_depth)]
+        if made_of != list(layer_map.names):
+            raise CheckpointError(
+                f'{name} is a delta of a model with {len(made_of)} blocks in {key} '
+                f'({_shorten(made_of)}), and this one has {len(layer_map.names)} '
+                f'({_shorten(layer_map.names)}): growth in the config must be that of the delta. '
+                'To start the training of a model that is grown further, make it whole first: '
+                'tools/delta.py apply')
+
+
+def _shorten(names):
+    return ' '.join(names[:4]) + (' ...' if len(names) > 4 else '')
 
 
 def list_prefixes(model, prefix: str = '') -> list:

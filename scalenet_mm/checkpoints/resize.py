@@ -1,4 +1,4 @@
-"""Resizing what depends on the image or window size."""
+"""What depends on the image or window size."""
 import math
 
 import torch
@@ -24,7 +24,10 @@ def resize_pos_embed(pos_embed: torch.Tensor,
     Returns:
         torch.Tensor: Shape (1, extra tokens + new height * new width, dims).
     """
-    if tuple(src_shape) == tuple(dst_shape):
+    # an export for any size leaves it open, and a comparison would bind it; nothing changes then
+    # where the two are equal
+    is_open = any(isinstance(n, torch.SymInt) for n in dst_shape)
+    if not is_open and tuple(src_shape) == tuple(dst_shape):
         return pos_embed
     extra, patches = pos_embed[:, :num_extra_tokens], pos_embed[:, num_extra_tokens:]
     patches = patches.reshape(1, *src_shape, -1).permute(0, 3, 1, 2)
@@ -77,3 +80,18 @@ def fit_bias_table(table: torch.Tensor, wanted: torch.Size) -> torch.Tensor:
     grid = table.T.reshape(1, -1, source, source).float()
     grid = F.interpolate(grid, size=(target, target), mode='bicubic', align_corners=False)
     return grid.reshape(-1, target * target).T.to(table.dtype).contiguous()
+
+
+def relative_position_index(size: int) -> torch.Tensor:
+    """Row of the bias table for each pair of positions in a window.
+
+    Args:
+        size (int): Height and width of the window.
+
+    Returns:
+        torch.Tensor: Integers of shape (size * size, size * size).
+    """
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing='ij')
+    coords = torch.stack((y.flatten(), x.flatten()))
+    relative = coords[:, :, None] - coords[:, None, :] + size - 1
+    return relative[0] * (2 * size - 1) + relative[1]

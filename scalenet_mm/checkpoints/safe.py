@@ -6,10 +6,13 @@ mmengine's loaders are replaced by ones that never unpickle anything else, whate
 file. Importing the package is enough.
 """
 import hashlib
+import json
 import os
 import os.path as osp
 import pickle
 import struct
+from collections import OrderedDict
+from typing import Optional
 from urllib.parse import urlparse
 
 import numpy as np
@@ -19,6 +22,7 @@ from mmengine.logging import HistoryBuffer
 from torch.hub import download_url_to_file, get_dir, load_state_dict_from_url
 
 from ..errors import CheckpointError
+from .files import check_whole, damage, is_archive
 
 _multiarray = getattr(np, '_core', None) or np.core
 
@@ -53,6 +57,11 @@ MMENGINE_TYPES = (
 )
 
 
+#: Under this name a safetensors file has the manifest of a delta, see :mod:`.delta`.
+IN_SAFETENSORS = 'scalenet_delta'
+#: And under this one the checksum of all such texts, which the format itself does not protect.
+NOTES_SUM = 'notes_sha256'
+
 #: What torch's readers raise, beside UnpicklingError, on files that are no checkpoints.
 _DAMAGE = (EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
            AssertionError, struct.error)
@@ -69,8 +78,9 @@ def allow_types(*types: type) -> None:
     torch.serialization.add_safe_globals(list(types))
 
 
-def load_file(source, map_location='cpu', progress: bool = False, name: str = None):
-    """Load a checkpoint file without executing anything in it.
+def load_file(source, map_location='cpu', progress: bool = False, name: str = None,
+              mmap: bool = False):
+    """Load a checkpoint file without executing anything in it, and see that it is undamaged.
 
     Args:
         source (str | Path | BinaryIO): A local path, an http(s) URL or an open file; a URL is
@@ -79,6 +89,8 @@ def load_file(source, map_location='cpu', progress: bool = False, name: str = No
         map_location (optional): As for :func:`torch.load`. Defaults to 'cpu'.
         progress (bool): Whether to show the download. Defaults to False.
         name (str, optional): What to call an open file in messages. Defaults to None.
+        mmap (bool): Whether to leave the tensors on the disk until they are used, where the
+            format allows it; they are on the CPU then. Defaults to False.
 
     Returns:
         Any: What the file holds.
@@ -91,8 +103,10 @@ def load_file(source, map_location='cpu', progress: bool = False, name: str = No
         name = source = os.fspath(source)
     try:
         if hasattr(source, 'read'):
+            check_whole(source, name)
+            source.seek(0)
             return torch.load(source, map_location=map_location, weights_only=True)
-        if _is_url(source):
+        if is_url(source):
             return _download(source, map_location, progress)
         path = osp.expanduser(source)
         if osp.isdir(path):
@@ -101,6 +115,9 @@ def load_file(source, map_location='cpu', progress: bool = False, name: str = No
             raise CheckpointError(f'there is no checkpoint file {source}')
         if path.endswith('.safetensors'):
             return _load_safetensors(path, map_location, name)
+        check_whole(path)
+        if mmap and is_archive(path):
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(name, str(error))) from error
@@ -111,45 +128,87 @@ def load_file(source, map_location='cpu', progress: bool = False, name: str = No
     except _DAMAGE as error:
         # torch's own words where they tell something, such as a device that is not there
         reason = str(error).split('. ')[0] if isinstance(error, RuntimeError) else ''
+        if 'TorchScript archives' in reason:
+            reason = 'it is a TorchScript program'
         raise CheckpointError(_damage(name, reason)) from error
 
 
-def _is_url(source):
+def is_url(source: str) -> bool:
+    """Whether a file is named by an http(s) URL."""
     return source.startswith(('http://', 'https://'))
 
 
-def _cache_name(url):
-    """The name of a download: torch's, but for files that are all called the same."""
+def cache_path(url: str) -> str:
+    """str: Where a download is kept: as torch does, but for files that are all called the same."""
     base = osp.basename(urlparse(url).path)
     if base.endswith(('.safetensors', '.bin')):  # model.safetensors, pytorch_model.bin
-        return f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{base}'
-    return base
+        base = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{base}'
+    return osp.join(get_dir(), 'checkpoints', base)
+
+
+def download(url: str, progress: bool = False, path: Optional[str] = None) -> str:
+    """Download a file if it is not there yet.
+
+    Args:
+        url (str): Where from.
+        progress (bool): Whether to show it. Defaults to False.
+        path (str, optional): Where to; :func:`cache_path` if None. Defaults to None.
+
+    Returns:
+        str: The local file.
+    """
+    path = path or cache_path(url)
+    if not osp.exists(path):
+        os.makedirs(osp.dirname(path), exist_ok=True)
+        download_url_to_file(url, path, progress=progress)
+    return path
 
 
 def _load_safetensors(path, map_location, name):
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file as read
     except ImportError:
         raise CheckpointError(f'{name} is in the safetensors format; to read it, '
                               'pip install safetensors') from None
     try:
         tensors = read(path)
+        with safe_open(path, 'pt') as file:
+            notes = file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(_damage(name, str(error))) from error
+    if NOTES_SUM in notes and notes[NOTES_SUM] != sum_of_notes(notes):
+        raise CheckpointError(_damage(name, 'the checksum of its notes does not agree'))
     if isinstance(map_location, (str, torch.device)):  # no device is noted in such a file
         tensors = {k: v.to(map_location) for k, v in tensors.items()}
-    return tensors
+    return _read_notes(tensors, notes, name) if IN_SAFETENSORS in notes else tensors
+
+
+def sum_of_notes(notes: dict) -> str:
+    """str: The SHA-256 of the texts beside a safetensors file's tensors."""
+    told = sorted((key, text) for key, text in notes.items() if key != NOTES_SUM)
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _read_notes(tensors, notes, name):
+    """The checkpoint that a delta is, from its tensors and the text beside them."""
+    state = OrderedDict(tensors)
+    try:
+        state._metadata = json.loads(notes.get('state_metadata', 'null')) or OrderedDict()
+        checkpoint = {'meta': json.loads(notes.get('meta', '{}')), 'state_dict': state,
+                      'delta': json.loads(notes[IN_SAFETENSORS])}
+    except ValueError as error:
+        raise CheckpointError(_damage(name, f'its notes are no JSON: {error}')) from error
+    if not isinstance(checkpoint['delta'], dict) or not isinstance(checkpoint['meta'], dict):
+        raise CheckpointError(_damage(name, 'its notes are no dicts'))
+    return checkpoint
 
 
 def _damage(source, reason=''):
-    remedy = 'copy or download it again'
-    if _is_url(source):
+    if is_url(source):
         # what was downloaded is kept, so that trying again would read the same file
-        kept = osp.join(get_dir(), 'checkpoints', _cache_name(source))
-        remedy = f'delete {kept} to download it again'
-    reason = f' ({reason})' if reason else ''
-    return f'{source} is no checkpoint file, or is truncated or damaged{reason}: {remedy}'
+        return damage(source, reason, f'delete {cache_path(source)} to download it again')
+    return damage(source, reason)
 
 
 def _refusal(source, reason):
@@ -166,15 +225,17 @@ def _download(url, map_location, progress):
     rank, world_size = get_dist_info()
 
     def fetch():
-        if not urlparse(url).path.endswith('.safetensors'):
-            return load_state_dict_from_url(
-                url, map_location=map_location, progress=progress, file_name=_cache_name(url),
-                weights_only=True)
-        path = osp.join(get_dir(), 'checkpoints', _cache_name(url))
-        if not osp.exists(path):
-            os.makedirs(osp.dirname(path), exist_ok=True)
-            download_url_to_file(url, path, progress=progress)
-        return _load_safetensors(path, map_location, url)
+        path = download(url, progress)
+        if path.endswith('.safetensors'):
+            return _load_safetensors(path, map_location, url)
+        try:
+            check_whole(path)
+        except CheckpointError as error:
+            raise CheckpointError(_damage(url, f'{path}: it was damaged')) from error
+        # it finds the file, and knows archives of archives
+        return load_state_dict_from_url(
+            url, map_location=map_location, progress=progress, file_name=osp.basename(path),
+            weights_only=True)
 
     if world_size == 1:
         return fetch()

@@ -28,7 +28,17 @@ class CfgOptionsAction(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+def add_base_argument(parser: argparse.ArgumentParser) -> None:
+    """Give a command the option that tells where the base of a delta is."""
+    parser.add_argument(
+        '--base',
+        metavar='PATH',
+        help='if the checkpoint is a delta: the file that it was made from, its folder or its URL. '
+        'Default: where it was then, beside the delta, $SCALENET_BASE, or the downloads')
+
+
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    add_base_argument(parser)
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -82,6 +92,11 @@ def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
         metavar='PATH',
         help='go on from this checkpoint; without PATH, from the latest one in the work dir, or '
         'from the start when there is none yet')
+    parser.add_argument(
+        '--delta',
+        action='store_true',
+        help='save checkpoints that hold what the training changes, without the file that it '
+        'starts from (adds the DeltaCheckpointHook)')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate in training')
     parser.add_argument(

@@ -8,8 +8,11 @@ import sys
 from typing import Any, Iterable, Iterator, List, Tuple
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from scalenet_mm.checkpoints.base_files import add_base
+from scalenet_mm.checkpoints.files import check_resumable, find_newest_whole
+from scalenet_mm.engine.distributed import is_local_main
 from scalenet_mm.engine.scopes import get_scope, type_name
 from scalenet_mm.errors import ConfigError
 
@@ -186,13 +189,18 @@ def build_train_cfg(cfg: Config, args) -> Config:
 
     Raises:
         ConfigError: If an option doesn't fit the config.
+        CheckpointError: If the base is not there.
     """
     cfg.launcher = args.launcher
+    if args.base is not None:
+        add_base(args.base)
     _set_work_dir(cfg, args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         _enable_amp(cfg)
+    if args.delta:
+        _save_deltas(cfg)
     if args.auto_scale_lr:
         cfg.auto_scale_lr = {**(cfg.get('auto_scale_lr') or {}), 'enable': True}
     _set_dataloaders(cfg, args, DATALOADERS)
@@ -209,6 +217,12 @@ def build_train_cfg(cfg: Config, args) -> Config:
             'size that its learning rate is meant for; give it, for example '
             '--cfg-options auto_scale_lr.base_batch_size=16')
     return cfg
+
+
+def _save_deltas(cfg: Config) -> None:
+    hooks = list(cfg.get('custom_hooks') or [])
+    if 'DeltaCheckpointHook' not in map(type_name, hooks):
+        cfg.custom_hooks = [*hooks, dict(type='DeltaCheckpointHook')]
 
 
 def _enable_amp(cfg: Config) -> None:
@@ -228,16 +242,17 @@ def _set_resume(cfg: Config, resume) -> None:
         return
     if resume != 'auto':
         cfg.resume, cfg.load_from = True, resume
+        if osp.isfile(resume):
+            check_resumable(resume)
         return
     # mmengine would forget load_from even if there is nothing to resume from, and train from
     # random weights; a job that is always started with --resume must start from its pretrained
     # weights the first time.
-    latest = None
-    if osp.isfile(osp.join(cfg.work_dir, 'last_checkpoint')):
-        latest = find_latest_checkpoint(cfg.work_dir)
+    say = print if is_local_main() else (lambda line: None)
+    latest = find_newest_whole(cfg.work_dir, say)
     cfg.resume = latest is not None
     if latest:
-        cfg.load_from = None
+        cfg.load_from = latest
 
 
 def build_test_cfg(cfg: Config, args) -> Config:
@@ -256,8 +271,11 @@ def build_test_cfg(cfg: Config, args) -> Config:
 
     Raises:
         ConfigError: If an option doesn't fit the config.
+        CheckpointError: If the base is not there.
     """
     cfg.launcher = args.launcher
+    if args.base is not None:
+        add_base(args.base)
     _set_work_dir(cfg, args)
     if args.amp:
         cfg.test_cfg = {**(cfg.get('test_cfg') or {}), 'fp16': True}

@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.utils import is_abs
 
+from scalenet_mm.checkpoints.delta import check_base_found
+from scalenet_mm.checkpoints.files import check_whole, find_newest_whole
 from scalenet_mm.engine.classification import LAYOUT, check_classification, fill_in_split
 from scalenet_mm.engine.dense import iter_steps
 from scalenet_mm.engine.detection import check_detection
@@ -173,16 +175,17 @@ def _is_split(cfg: Config, missing: Missing) -> bool:
 
 
 def check_checkpoint(path: Any, key: str) -> None:
-    """Raise if a checkpoint isn't there or is plainly not one.
+    """Raise if a checkpoint isn't there, is damaged or is plainly not one.
 
-    What is in it is checked where it is loaded; this looks at its first and last bytes only.
+    What is in it is checked where it is loaded.
 
     Args:
         path (str, optional): A local path or a URL (which is not looked at).
         key (str): The option or config key that names it.
 
     Raises:
-        CheckpointError: If there is no such file, or it is empty, cut off, or a web page.
+        CheckpointError: If there is no such file, it is empty, cut off, damaged, or a web page, or
+            the base of a delta is not found.
     """
     if not path or not is_local(path):
         return
@@ -204,6 +207,11 @@ def check_checkpoint(path: Any, key: str) -> None:
         raise CheckpointError(f'{key}: {path!r} holds a web page, not a checkpoint; get it again')
     if head.startswith(b'version https:/'):
         raise CheckpointError(f'{key}: {path!r} is a Git LFS pointer, not the file; `git lfs pull`')
+    try:
+        check_whole(path)
+        check_base_found(path)
+    except CheckpointError as error:
+        raise CheckpointError(f'{key}: {error}') from error
 
 
 def check_toolbox(cfg: Config) -> None:
@@ -307,13 +315,13 @@ def check_train(cfg: Config) -> None:
     check_optimizer(cfg)
     _check_schedule(cfg)
     _check_pretrained(cfg.model)
+    for i, hook in enumerate(cfg.get('custom_hooks') or []):
+        if isinstance(hook, dict) and type_name(hook) == 'DeltaCheckpointHook':
+            check_checkpoint(hook.get('base'), f'custom_hooks.{i}.base')
     check_devices(cfg)
     _check_work_dir(cfg)
     if cfg.get('resume') and cfg.get('load_from') is None:
-        last = osp.join(cfg.work_dir, 'last_checkpoint')
-        if osp.isfile(last):
-            with open(last) as file:
-                check_checkpoint(file.read().strip(), f'--resume: {last} names it')
+        find_newest_whole(cfg.work_dir, lambda line: None)  # it is said when it is loaded
     else:
         check_checkpoint(cfg.get('load_from'), '--resume' if cfg.get('resume') else 'load_from')
     validates = cfg.get('val_cfg') is not None

@@ -20,6 +20,7 @@ from scalenet_mm.engine.options import build_test_cfg, build_train_cfg, load_con
 from scalenet_mm.engine.preflight import check_test, check_train
 from scalenet_mm.engine.scopes import get_scope
 from scalenet_mm.errors import ScaleNetError
+from scalenet_mm.hooks import secure_checkpoints
 from scalenet_mm.version import __version__
 
 GRACE_SECONDS = 10
@@ -51,6 +52,7 @@ def build_runner(cfg: Config) -> Runner:
         setup_cache_size_limit_of_dynamo()
     runner = Runner.from_cfg(cfg) if cfg.get('runner_type') is None else RUNNERS.build(cfg)
     _name_unreadable(runner)
+    secure_checkpoints(runner)
     return runner
 
 

@@ -22,6 +22,7 @@ from ..checkpoints.tracker import LoadTracker
 from ..errors import CheckpointError, ConfigError
 from ..growth import adjusted_linears, apply_freezing, check_ties, frozen_batchnorms, growth_of
 from ..optim import check_layer_decay
+from .checkpoint_hook import secure_checkpoints
 from .class_check import check_classes, check_labels, labels_of_heads, labels_of_metrics
 
 
@@ -45,6 +46,7 @@ class AdapterInjectionHook(Hook):
     - refuses a frozen parameter that came from no file, a data set whose classes are not the
       head's, and label maps with labels that are no classes;
     - keeps BatchNorms with frozen parameters in eval mode;
+    - makes checkpoints safe, see :class:`SafeCheckpointHook`;
     - turns mmengine's ``activation_checkpointing`` on without reentrant autograd, with which
       adapters behind a frozen input would get no gradient.
 
@@ -87,6 +89,7 @@ class AdapterInjectionHook(Hook):
     def before_run(self, runner) -> None:
         """Grow, freeze, wrap and rebuild; and check what needs no weights."""
         _check_runner(runner)
+        secure_checkpoints(runner)
         model = unwrap(runner.model)
         if not isinstance(getattr(model, 'backbone', None), nn.Module):
             raise ConfigError(f'AdapterInjectionHook: {type(model).__name__} has no backbone; the '

@@ -1,5 +1,6 @@
 """A classifier that an ImageNet config trained, as the start of detection and segmentation."""
 import re
+from pathlib import Path
 
 import detection_toys
 import imagenet_toys
@@ -11,6 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from scalenet_mm import CheckpointError
+from scalenet_mm.checkpoints.delta import extract_delta, save_delta
+from scalenet_mm.checkpoints.report import what_growth_added
 from scalenet_mm.checkpoints.safe import load_file
 from scalenet_mm.datasets import make_digit_scenes
 
@@ -123,6 +126,46 @@ def test_drops_in(name, task, how, classifiers, digits, tmp_path):
         assert "40 adapters or LoRA of repeats (copies of their source's last instance)" in line
     if how == 'load_from':
         assert 'ignored: head.' in line
+
+
+@pytest.fixture(scope='module')
+def deltas(classifiers):
+    """The same checkpoints without what an ungrown model of the same weights has."""
+    files = {}
+    for name, whole in classifiers.items():
+        folder = Path(whole).parent
+        added = what_growth_added(load_file(whole)['state_dict'])
+        torch.save({k: v for k, v in load_file(whole)['state_dict'].items()
+                    if not any(k in keys for keys in added.values())}, folder / 'ungrown.pth')
+        files[name] = str(folder / 'delta.pth')
+        save_delta(extract_delta(whole, str(folder / 'ungrown.pth')), files[name])
+    return files
+
+
+@pytest.mark.parametrize('how', ['init_cfg', 'load_from'])
+@pytest.mark.parametrize('task', ['detector', 'segmentor'])
+def test_a_delta_drops_in(task, how, classifiers, deltas, digits, tmp_path):
+    states = []
+    for number, file in enumerate((classifiers['deit-t'], deltas['deit-t'])):
+        cfg = dense('deit-t', task, digits, tmp_path / str(number))
+        give(cfg, how, file)
+        states.append(weights_of(cfg))
+    assert Path(deltas['deit-t']).stat().st_size < Path(classifiers['deit-t']).stat().st_size
+    whole, delta = states
+    assert whole.keys() == delta.keys()
+    for key, value in whole.items():
+        if key.startswith('backbone.'):
+            assert torch.equal(delta[key], value), key
+
+
+@pytest.mark.parametrize('how', ['init_cfg', 'load_from'])
+def test_a_delta_for_a_model_that_is_grown_further(how, deltas, digits, tmp_path):
+    # ImageNet's Swin repeats the blocks of the last stage alone
+    cfg = dense('swin-t', 'detector', digits, tmp_path / 'work')
+    give(cfg, how, deltas['swin-t'])
+    with pytest.raises(CheckpointError, match='a delta of a model with 2 blocks in stages.0.blocks '
+                       '.*, and this one has 4 .*tools/delta.py apply'):
+        Runner.from_cfg(cfg).train()
 
 
 @pytest.mark.parametrize('how', ['init_cfg', 'load_from'])

@@ -2,6 +2,7 @@
 import os
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from scalenet_mm.engine import (
@@ -12,7 +13,7 @@ from scalenet_mm.engine import (
     parse_train_args,
     wrap_test_cfg,
 )
-from scalenet_mm.errors import ConfigError
+from scalenet_mm.errors import CheckpointError, ConfigError
 
 SCOPES = ('mmpretrain', 'mmdet', 'mmseg')
 
@@ -122,17 +123,37 @@ class TestResume:
         assert cfg.resume and cfg.load_from == 'epoch_3.pth'
 
     def test_latest(self, make_cfg, tmp_path):
-        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
+        latest = str(tmp_path / 'epoch_3.pth')
+        torch.save(dict(meta={}, state_dict={}, message_hub={}), latest)
+        (tmp_path / 'last_checkpoint').write_text(latest)
         cfg = train_cfg(
             make_cfg('mmdet'), '--work-dir', str(tmp_path), '--resume', '--cfg-options',
             'load_from=pretrained.pth')
-        assert cfg.resume and cfg.load_from is None
+        assert cfg.resume and cfg.load_from == latest
+
+    def test_the_latest_is_gone(self, make_cfg, tmp_path):
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
+        with pytest.raises(CheckpointError, match='epoch_3.pth.*To start anew, remove'):
+            train_cfg(make_cfg('mmdet'), '--work-dir', str(tmp_path), '--resume')
 
     def test_nothing_yet(self, make_cfg, tmp_path):
         """The first start of a job that always says --resume loads its pretrained weights."""
         cfg = make_cfg('mmdet', load_from='pretrained.pth')
         cfg = train_cfg(cfg, '--work-dir', str(tmp_path), '--resume')
         assert not cfg.resume and cfg.load_from == 'pretrained.pth'
+
+
+class TestDelta:
+
+    def test_adds_the_hook_once(self, make_cfg):
+        own = [dict(type='AdapterInjectionHook')]
+        cfg = train_cfg(make_cfg('mmseg', custom_hooks=own), '--delta')
+        assert cfg.custom_hooks == [*own, dict(type='DeltaCheckpointHook')]
+        mine = [dict(type='mmengine.DeltaCheckpointHook', base='a.pth')]
+        assert train_cfg(make_cfg('mmseg', custom_hooks=mine), '--delta').custom_hooks == mine
+        assert train_cfg(make_cfg('mmdet'), '--delta').custom_hooks == [
+            dict(type='DeltaCheckpointHook')]
+        assert train_cfg(make_cfg('mmseg', custom_hooks=own)).custom_hooks == own
 
 
 class TestDataloaderDefaults:

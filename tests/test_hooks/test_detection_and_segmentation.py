@@ -33,6 +33,39 @@ def detector_config(digits, tmp_path, name='scalenet_swin-nano', **backbone):
     return cfg
 
 
+def segmentor_config(digits, tmp_path, loop='IterBasedTrainLoop'):
+    norm_cfg = dict(type='SyncBN', requires_grad=True)
+    cfg = Config.fromfile(CONFIGS / 'quickstart' / '_base_' / 'digits_segmentation.py')
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=False)
+    cfg.train_dataloader.dataset.data_root = f'{digits}/seg/'
+    if loop == 'EpochBasedTrainLoop':
+        cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
+    cfg.update(
+        default_scope='mmseg',
+        work_dir=str(tmp_path / 'work'),
+        val_cfg=None, val_dataloader=None, val_evaluator=None,
+        test_cfg=None, test_dataloader=None, test_evaluator=None,
+        custom_imports=dict(imports=['scalenet_mm']),
+        custom_hooks=[dict(type='AdapterInjectionHook', require_loaded=False)],
+        train_cfg=dict(type=loop, **(dict(max_iters=2) if loop.startswith('Iter')
+                                     else dict(max_epochs=1))),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+        model=dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', size=(128, 128)),
+            backbone=dict(
+                type='SwinTransformer', embed_dims=16, depths=(1, 1, 2, 1),
+                num_heads=(1, 1, 2, 2), window_size=4, out_indices=(0, 1, 2, 3)),
+            decode_head=dict(
+                type='UPerHead', in_channels=[16, 32, 64, 128], in_index=[0, 1, 2, 3],
+                pool_scales=(1, 2), channels=16, num_classes=11, norm_cfg=norm_cfg,
+                align_corners=False,
+                loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0)),
+            train_cfg=dict(), test_cfg=dict(mode='whole')))
+    return cfg
+
+
 @pytest.fixture
 def base_file(digits, tmp_path):
     """Make the checkpoint of an ungrown detector with a number of classes."""
@@ -113,35 +146,7 @@ class TestUPerNet:
 
     @pytest.mark.parametrize('loop', ['IterBasedTrainLoop', 'EpochBasedTrainLoop'])
     def test_frozen_batchnorm_keeps_its_statistics(self, digits, tmp_path, loop):
-        norm_cfg = dict(type='SyncBN', requires_grad=True)
-        cfg = Config.fromfile(CONFIGS / 'quickstart' / '_base_' / 'digits_segmentation.py')
-        cfg.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
-        cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=False)
-        cfg.train_dataloader.dataset.data_root = f'{digits}/seg/'
-        if loop == 'EpochBasedTrainLoop':
-            cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
-        cfg.update(
-            default_scope='mmseg',
-            work_dir=str(tmp_path / 'work'),
-            val_cfg=None, val_dataloader=None, val_evaluator=None,
-            test_cfg=None, test_dataloader=None, test_evaluator=None,
-            custom_imports=dict(imports=['scalenet_mm']),
-            custom_hooks=[dict(type='AdapterInjectionHook', require_loaded=False)],
-            train_cfg=dict(type=loop, **(dict(max_iters=2) if loop.startswith('Iter')
-                                         else dict(max_epochs=1))),
-            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
-            model=dict(
-                type='EncoderDecoder',
-                data_preprocessor=dict(type='SegDataPreProcessor', size=(128, 128)),
-                backbone=dict(
-                    type='SwinTransformer', embed_dims=16, depths=(1, 1, 2, 1),
-                    num_heads=(1, 1, 2, 2), window_size=4, out_indices=(0, 1, 2, 3)),
-                decode_head=dict(
-                    type='UPerHead', in_channels=[16, 32, 64, 128], in_index=[0, 1, 2, 3],
-                    pool_scales=(1, 2), channels=16, num_classes=11, norm_cfg=norm_cfg,
-                    align_corners=False,
-                    loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0)),
-                train_cfg=dict(), test_cfg=dict(mode='whole')))
+        cfg = segmentor_config(digits, tmp_path, loop)
         runner, moved = train(cfg)
         assert {k for k in moved if not k.startswith('backbone.')} == {
             'decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'}

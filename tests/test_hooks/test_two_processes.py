@@ -23,18 +23,21 @@ def launch(cfg, tmp_path, processes):
     command = [str(ROOT / 'tools' / 'dist_train.sh'), str(path), str(processes)]
     if processes == 1:
         command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(path)]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=500,
-        env={**_environment(), 'PYTHON': sys.executable, 'PYTHONPATH': str(Path(__file__).parent)})
+    done = start(command, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return [torch.load(tmp_path / f'of{processes}' / f'rank{r}.pth', weights_only=True)
             for r in range(processes)]
 
 
-def _environment():
-    return {k: v for k, v in os.environ.items() if k not in (
+def start(command, folder, **variables):
+    """Run a command in a folder, with the test's helper modules and no launcher's variables."""
+    environment = {k: v for k, v in os.environ.items() if k not in (
         'NNODES', 'NODE_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'PORT', 'LOCAL_RANK', 'RANK',
         'WORLD_SIZE')}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=500,
+        env={**environment, 'PYTHON': sys.executable, 'PYTHONPATH': str(Path(__file__).parent),
+             **variables})
 
 
 def check(ranks):
@@ -94,3 +97,12 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     check(two)
     for key, value in one['after'].items():
         torch.testing.assert_close(two[0]['after'][key], value, rtol=0, atol=1e-5)
+    assert stored_tensors(tmp_path / 'of2') == stored_tensors(tmp_path / 'of1')
+
+
+def stored_tensors(work_dir):
+    """The names in a checkpoint, and the bytes that its tensors take."""
+    state = torch.load(work_dir / 'epoch_2.pth', weights_only=True)['state_dict']
+    storages = {v.untyped_storage().data_ptr(): v.untyped_storage().nbytes()
+                for v in state.values()}
+    return set(state), sum(storages.values())
