@@ -31,8 +31,10 @@ EXTRAS = {
     'seg': ['mmsegmentation>=1.0.0,<2.0.0', 'ftfy', 'regex'],
     'pretrain': ['mmpretrain>=1.0.0,<2.0.0'],
     'digits': ['scikit-learn', 'pillow'],
+    'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
     'test': ['pytest', 'pytest-timeout', 'hypothesis', 'timm'],
 }
+EXTRAS['test'] += EXTRAS['onnx']
 EXTRAS['all'] = sorted({name for names in EXTRAS.values() for name in names})
 
 setup(
