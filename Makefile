@@ -34,7 +34,7 @@ quickstart: env ## train a detector, grow it, train the increments, print AP (CP
 study: env ## quickstart with three seeds against a control (hours)
 	@$(RUN) tools/quickstart.py --study $(ARGS)
 
-test: env ## run the tests (less than 15 minutes on 2 cores)
+test: env ## run the tests (about 20 minutes on 2 cores)
 	@$(RUN) -m pytest $(ARGS)
 
 check-env: env ## print the versions found and what does not work together

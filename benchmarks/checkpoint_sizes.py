@@ -48,7 +48,7 @@ def measure_checkpoints(cfg, folder):
     """Yield ``(file, bytes)``, the base first."""
     from scalenet_mm.checkpoints import load_pretrained, make_delta
     from scalenet_mm.checkpoints.base_files import BaseFile
-    from scalenet_mm.checkpoints.delta import save_delta
+    from scalenet_mm.checkpoints.delta import write_checkpoint
     from scalenet_mm.checkpoints.files import save_file
     from scalenet_mm.growth import apply_freezing
 
@@ -78,7 +78,7 @@ def measure_checkpoints(cfg, folder):
             if with_optimizer:
                 checkpoint['optimizer'] = optimizer.state_dict()
             make_delta(checkpoint, BaseFile(path), trained)
-            save_delta(checkpoint, os.path.join(folder, f'delta.{ending}'))
+            write_checkpoint(checkpoint, os.path.join(folder, f'delta.{ending}'))
             note = {'safetensors': ', safetensors'}.get(ending, ', with AdamW' * with_optimizer)
             yield f'delta, {what}{note}', size(f'delta.{ending}')
 

@@ -12,9 +12,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scalenet_mm.checkpoints.base_files import MANIFEST  # noqa: E402
 from scalenet_mm.checkpoints.contents import describe_file  # noqa: E402
-from scalenet_mm.checkpoints.delta import apply_delta, extract_delta, save_delta  # noqa: E402
-from scalenet_mm.checkpoints.files import save_file  # noqa: E402
+from scalenet_mm.checkpoints.delta import (  # noqa: E402
+    APPLIED,
+    apply_delta,
+    extract_delta,
+    write_checkpoint,
+)
+from scalenet_mm.checkpoints.files import sha256_of  # noqa: E402
 from scalenet_mm.engine import run_cli  # noqa: E402
 from scalenet_mm.errors import ConfigError  # noqa: E402
 
@@ -45,10 +51,18 @@ def main():
         return
     if osp.exists(args.out) and not args.force:
         raise ConfigError(f'--out: {args.out} is there already; give --force to overwrite it')
+    if args.command == 'extract' and args.keep_optimizer and args.out.endswith('.safetensors'):
+        raise ConfigError('--keep-optimizer: a safetensors file holds no optimizer; give --out the '
+                          'ending .pth')
     if args.command == 'extract':
-        save_delta(extract_delta(args.whole, args.base, args.keep_optimizer), args.out)
+        checkpoint = extract_delta(args.whole, args.base, args.keep_optimizer)
+        manifest = checkpoint[MANIFEST]
     else:
-        save_file(apply_delta(args.delta, args.base), args.out)
+        checkpoint = apply_delta(args.delta, args.base)
+        manifest = checkpoint['meta'][APPLIED]
+    if osp.isfile(args.out) and sha256_of(args.out) == manifest['base']['sha256']:
+        raise ConfigError(f'--out: {args.out} is the base, which deltas need: name another file')
+    write_checkpoint(checkpoint, args.out)
     print(describe_file(args.out))
 
 

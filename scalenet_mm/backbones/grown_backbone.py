@@ -9,7 +9,6 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 
-from ..checkpoints.backbone_state import refuse_other_delta
 from ..errors import GrowthError
 from ..growth import (
     check_targets_called,
@@ -142,7 +141,6 @@ def grow_backbone(backbone: nn.Module,
         backbone.get_layer_depth = functools.partial(_get_layer_depth, backbone)
     backbone.growth, backbone.adjustment, backbone.layer_maps = growth, adjustment, maps
     backbone.grown_by = grown_by  # as it was asked for
-    backbone._register_load_state_dict_pre_hook(refuse_other_delta, with_module=True)
     if probe and before is not None:
         check_targets_called(backbone, lambda: _run_probe(backbone))
         after = _run_probe(backbone)

@@ -1,7 +1,14 @@
 """Reading pretrained weights of every format, safely."""
 from .adapt import adapt_checkpoint
 from .base_files import add_base, is_delta
-from .delta import make_delta, merge_delta, read_checkpoint
+from .delta import (
+    apply_delta,
+    extract_delta,
+    make_delta,
+    merge_delta,
+    read_checkpoint,
+    write_checkpoint,
+)
 from .pretrained import load_pretrained
 from .report import LoadReport
 from .safe import allow_types, load_file
@@ -10,6 +17,6 @@ from .tracker import LoadTracker
 
 __all__ = [
     'Base', 'LoadReport', 'LoadTracker', 'adapt_checkpoint', 'add_base', 'allow_types',
-    'is_delta', 'load_delta', 'load_file', 'load_pretrained', 'make_delta', 'merge_delta',
-    'read_checkpoint'
+    'apply_delta', 'extract_delta', 'is_delta', 'load_delta', 'load_file', 'load_pretrained',
+    'make_delta', 'merge_delta', 'read_checkpoint', 'write_checkpoint'
 ]

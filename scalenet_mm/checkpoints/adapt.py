@@ -4,7 +4,7 @@ from collections import OrderedDict
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
-from .delta import blocks_of_delta
+from .delta import growth_of_delta
 from .keys import find_family, is_derived, name_head, read_state_dict, split_backbone
 from .pretrained import convert_backbone
 from .report import LoadReport, compare, list_prefixes, refuse_other_blocks
@@ -50,9 +50,9 @@ def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -
             adapted._metadata = state._metadata
         state = adapted
 
-    blocks = blocks_of_delta(checkpoint)
-    if blocks is not None:
-        refuse_other_blocks(model, blocks, name)
+    growth = growth_of_delta(checkpoint)
+    if growth is not None:
+        refuse_other_blocks(model, growth, name)
     report = compare(name, fmt, wanted, state, 'backbone.', list_prefixes(model))
     if strict and (report.initialised or report.resized):
         missing = [k for keys in report.initialised.values() for k in keys] + report.resized

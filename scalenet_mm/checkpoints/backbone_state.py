@@ -9,8 +9,8 @@ from .resize import fit_bias_table, fit_pos_embed
 #: Under this name the loaders that mmengine uses leave a note in a state dict's metadata: the first
 #: names of a backbone that stands alone in the file, or none (see :func:`check_backbone_state`).
 FILE_NOTE = 'scalenet_file'
-#: And under this one, if the file is a delta, which belongs to one model alone, its name and the
-#: blocks of that model.
+#: And under this one, if the file is a delta, which belongs to one model alone, its name and how
+#: that model was grown.
 DELTA_NOTE = 'scalenet_delta'
 
 
@@ -121,18 +121,6 @@ def check_backbone_state(backbone, state_dict: dict, prefix: str, metadata: dict
     name = 'the checkpoint'
     if DELTA_NOTE in metadata:
         name = metadata[DELTA_NOTE]['name']
-        refuse_other_blocks(backbone, metadata[DELTA_NOTE]['blocks'], name)
+        refuse_other_blocks(backbone, metadata[DELTA_NOTE]['growth'], name)
     if note is not None or not any(key in wanted for key in own):
         compare(name, '', wanted, own, '', list_prefixes(backbone))
-
-
-def refuse_other_delta(backbone, state_dict: dict, prefix: str, metadata: dict, *args) -> None:
-    """Refuse, before a stock backbone is loaded, a delta of another architecture or growth.
-
-    It is a hook of torch's. Of other files what fits is loaded, as the toolboxes do.
-
-    Raises:
-        CheckpointError: If the tensors are not the backbone's.
-    """
-    if DELTA_NOTE in metadata:
-        check_backbone_state(backbone, state_dict, prefix, metadata)

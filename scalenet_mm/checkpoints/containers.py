@@ -49,7 +49,7 @@ def serialise(checkpoint: dict, path: str) -> bytes:
         # averaged weights do not come along
         manifest['digests'] = {'state_dict': manifest['digests']['state_dict']}
         notes[IN_SAFETENSORS] = json.dumps(manifest)
-        notes['state_metadata'] = json.dumps(getattr(state, '_metadata', None))
+    notes['state_metadata'] = json.dumps(getattr(state, '_metadata', None))
     notes[NOTES_SUM] = sum_of_notes(notes)
     # clones: it refuses tensors that share their memory
     content = save({key: value.clone().contiguous() for key, value in state.items()}, notes)

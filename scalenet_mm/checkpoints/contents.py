@@ -11,7 +11,7 @@ import torch
 from ..errors import CheckpointError
 from ..growth.adjustment import ADAPTER_NAMES, GAIN_NAME
 from .base_files import MANIFEST, find_base
-from .delta import MERGED, check_manifest, describe_names, is_delta
+from .delta import APPLIED, MERGED, check_manifest, describe_names, is_delta
 from .keys import family_of_names, find_format, read_state_dict, split_backbone
 from .safe import load_file
 
@@ -45,7 +45,9 @@ def describe_file(path: str) -> str:
         check_manifest(content, path)
     state = content['state_dict'] if delta else read_state_dict(content, path)
     meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
-    manifest = content[MANIFEST] if delta else meta.get(MERGED)
+    manifest = content[MANIFEST] if delta else meta.get(APPLIED, meta.get(MERGED))
+    if not isinstance(manifest, Mapping):
+        manifest = None
     rows = []
     if manifest is not None:
         rows += _base_rows(manifest, path, delta)

@@ -40,8 +40,10 @@ from .safe import load_file
 
 #: The version of the format that is written; all up to it are read.
 VERSION = 1
-#: Where the manifest is in a checkpoint that was made whole: in its 'meta'.
+#: Where the manifest is in a checkpoint that was made whole while it was read: in its 'meta'.
 MERGED = 'merged_delta'
+#: And in a file that was made whole for good, which is a checkpoint like any other.
+APPLIED = 'applied_delta'
 #: What a delta must take from its base, as a part of the base, to be worth it.
 LEAST_USED = 0.1
 _EMA = 'ema_state_dict'
@@ -115,7 +117,8 @@ def make_delta(checkpoint: dict,
     if 'optimizer' not in checkpoint and 'message_hub' in checkpoint:
         # nothing resumes from it, and the histories of what was logged are large
         checkpoint['message_hub'] = {**checkpoint['message_hub'], 'log_scalars': OrderedDict()}
-    (checkpoint.get('meta') or {}).pop(MERGED, None)
+    for key in (MERGED, APPLIED):
+        (checkpoint.get('meta') or {}).pop(key, None)
     checkpoint[MANIFEST] = dict(
         format=FORMAT,
         version=VERSION,
@@ -231,29 +234,36 @@ def describe_growth(model) -> dict:
     return described
 
 
-def blocks_of_delta(checkpoint) -> Optional[dict]:
-    """dict | None: The blocks of the model that a delta was made of, which is whole now."""
-    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
-    return meta[MERGED]['growth']['blocks'] if isinstance(meta, dict) and MERGED in meta else None
+def growth_of_delta(checkpoint) -> Optional[dict]:
+    """dict | None: What the manifest says of growth, of a delta that is whole now."""
+    value = checkpoint if isinstance(checkpoint, dict) else {}
+    for key in ('meta', MERGED, 'growth'):
+        value = value.get(key)
+        if not isinstance(value, Mapping):
+            return None
+    return value if isinstance(value.get('blocks'), Mapping) else None
 
 
 _BLOCK = re.compile(r'(?P<list>.*)\.(?P<block>\d+_r\d+|new\d+)\.')
 
 
-def describe_names(state: dict) -> dict:
+def describe_names(state: dict, ordered: bool = True) -> dict:
     """Describe for a manifest how a model was grown, as far as names tell.
 
     Args:
-        state (dict): A whole state dict, in the model's order, which is that of execution.
+        state (dict): A whole state dict.
+        ordered (bool): Whether it is in the model's order, which is that of execution. Defaults
+            to True.
 
     Returns:
-        dict: The blocks of each grown list under 'blocks'.
+        dict: The blocks of each grown list under 'blocks', and ``ordered``.
     """
     lists = dict.fromkeys(m['list'] for m in map(_BLOCK.match, state) if m)
-    return dict(blocks={
+    blocks = {
         name: list(dict.fromkeys(key[len(name) + 1:].split('.')[0]
                                  for key in state if key.startswith(f'{name}.')))
-        for name in lists})
+        for name in lists}
+    return dict(blocks=blocks, ordered=ordered)
 
 
 # --- making whole --------------------------------------------------------------------------------
@@ -365,7 +375,7 @@ def check_manifest(checkpoint: dict, name: str) -> dict:
     """
     manifest = checkpoint[MANIFEST]
     version = manifest.get('version') if isinstance(manifest, Mapping) else None
-    if not isinstance(version, int) or manifest.get('format') != FORMAT:
+    if type(version) is not int or version < 1 or manifest.get('format') != FORMAT:
         raise CheckpointError(f'{name} has a key {MANIFEST!r}, but not the manifest of a delta '
                               f'there (format {FORMAT!r} and a version): it is damaged, or from '
                               'another program')
@@ -393,7 +403,8 @@ def _problem(checkpoint, manifest):
         return f'the SHA-256 of its base is none: {manifest["base"]["sha256"]!r}'
     blocks = manifest['growth'].get('blocks')
     if not isinstance(blocks, Mapping) or not all(
-            isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+            isinstance(names, (list, tuple))
+            and all(isinstance(name, str) for name in names)
             for names in blocks.values()):
         return f'its manifest says of blocks what cannot be read: {blocks}'
     own, outlines = checkpoint.get('state_dict'), manifest['tensors']
@@ -476,7 +487,10 @@ def extract_delta(whole: str, base: str, keep_optimizer: bool = False) -> dict:
         checkpoint = {key: value for key, value in checkpoint.items()
                       if key in ('meta', 'state_dict', 'message_hub')}
     opened = open_base(base)
-    make_delta(checkpoint, opened)
+    # tensors in a safetensors file are sorted
+    ordered = not os.fspath(whole).endswith('.safetensors')
+    growth = describe_names(checkpoint['state_dict'], ordered)
+    make_delta(checkpoint, opened, growth=growth)
     used = used_part(checkpoint[MANIFEST]['map'], opened)
     if used < LEAST_USED:
         raise CheckpointError(
@@ -504,20 +518,21 @@ def apply_delta(delta: str, base: Optional[str] = None) -> dict:
     if not is_delta(checkpoint):
         raise CheckpointError(f'{delta} is no delta, but whole already')
     merge_delta(checkpoint, base, delta)
+    checkpoint['meta'][APPLIED] = checkpoint['meta'].pop(MERGED)
     for key in ('state_dict', _EMA):
         if key in checkpoint:
             checkpoint[key] = _without(checkpoint[key], ())
     return checkpoint
 
 
-def save_delta(checkpoint: dict, path: str) -> None:
-    """Save a delta, as safetensors if the name ends so.
+def write_checkpoint(checkpoint: dict, path: str) -> None:
+    """Save a delta or a whole checkpoint, as safetensors if the name ends so.
 
     That format holds tensors and text: the weights, the manifest, and of 'meta' what is plain
     data; no optimizer and no averaged weights.
 
     Args:
-        checkpoint (dict): The delta.
+        checkpoint (dict): The checkpoint.
         path (str): The file, ``*.pth`` or ``*.safetensors``.
 
     Raises:

@@ -22,14 +22,19 @@ BACKEND = 'scalenet_local'
 _TEMPORARY = '.tmp'
 _ZIP = b'PK\x03\x04'
 _DOS_FOLDER = 0x10
-_NUMBERED = re.compile(r'(.*?)(\d+)(\.[^.]+)$')
+#: A name by its last number; digits in the ending count only where there are no others.
+#: What mmengine can do without when it resumes.
+_MAY_LACK = ('optimizer', 'param_schedulers')
+_NUMBERED = re.compile(r'(.*?)(\d+)(\D*(?:\.\w+)?)$')
+#: How mmengine names the files of a training.
+_USUAL = (('epoch_', '.pth'), ('iter_', '.pth'))
 
 
 def write_whole(path: str, write: Callable) -> None:
     """Write a file so that it is there as a whole or not at all, whenever the process dies.
 
     It is written under a hidden name beside its own, forced to the disk and renamed; an earlier
-    file of that name stays until then.
+    file of that name stays until then. A symbolic link stays one, and its target is written.
 
     Args:
         path (str): The file; missing folders are made.
@@ -40,7 +45,8 @@ def write_whole(path: str, write: Callable) -> None:
             earlier file of that name is as it was.
     """
     path = osp.abspath(osp.expanduser(path))
-    folder, name = osp.split(path)
+    target = osp.realpath(path)
+    folder, name = osp.split(target)
     temporary = osp.join(folder, f'.{name}.{os.getpid()}{_TEMPORARY}')
     try:
         os.makedirs(folder, exist_ok=True)
@@ -48,7 +54,7 @@ def write_whole(path: str, write: Callable) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
         _sync_folder(folder)
     except OSError as error:
         raise CheckpointError(_cannot_write(path, folder, error)) from error
@@ -81,7 +87,8 @@ def _cannot_write(path, folder, error):
             free = f' ({shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free)'
         except OSError:
             free = ''
-        text += f'. Make room in {folder}{free}, or choose another folder by --work-dir'
+        text += (f'. Make room in {folder}{free}, or choose another folder (of a training: '
+                 '--work-dir or work_dir)')
     return text
 
 
@@ -94,6 +101,8 @@ def remove_leftovers(folder: str) -> None:
 
 
 def _is_running(pid):
+    if os.name != 'posix':  # there the signal 0 would end the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -205,7 +214,7 @@ def find_newest_whole(folder: str, say: Callable = print) -> Optional[str]:
     """Find the checkpoint to resume from.
 
     That is the one that ``last_checkpoint`` names, or a newer one whose process died before it
-    could be noted there. Files that are damaged or gone are passed over.
+    could be noted there. Files that are damaged, refused or gone are passed over.
 
     Args:
         folder (str): The work folder of a training.
@@ -215,43 +224,54 @@ def find_newest_whole(folder: str, say: Callable = print) -> Optional[str]:
         str | None: The file; None if none was ever saved there.
 
     Raises:
-        CheckpointError: If there are checkpoints and all are damaged.
+        CheckpointError: If there are checkpoints and all are damaged or refused.
     """
+    from .safe import TypeRefusedError  # it stands on this module
     noted = _noted(folder)
     if noted is not None and '://' in noted:  # a storage of which nothing is known here
         return noted
     folders = dict.fromkeys([folder] + ([osp.dirname(noted)] if noted else []))
+    series = _series(noted) if noted else None
     found = {osp.abspath(path): path for place in folders
-             for path in glob.glob(osp.join(glob.escape(place), '*.pth'))
-             if not osp.basename(path).startswith('best_') and _series(path)}
+             for path in glob.glob(osp.join(glob.escape(place), '*'))
+             if _may_be_saved(path, series) and osp.isfile(path)}
     candidates = sorted(found.values(), key=_age, reverse=True)
     if noted is not None:
         # an earlier training in the same folder may have left files with higher numbers
         newer = [path for path in candidates if osp.isfile(noted)
-                 and _series(path) == _series(noted)
+                 and _series(path) == series
                  and _number(path) > _number(noted)
                  and os.stat(path).st_mtime_ns >= os.stat(noted).st_mtime_ns]
         rest = [path for path in candidates
                 if path not in newer and osp.abspath(path) != osp.abspath(noted)]
         candidates = [*newer, noted, *rest]
-    passed = []
+    passed, refused = [], False
     for path in candidates:
+        # and not weights that somebody keeps there
+        of_training = path == noted or _series(path) in (series, *_USUAL)
         try:
             if path == noted and not osp.exists(path):
                 raise CheckpointError(f'{osp.join(folder, "last_checkpoint")} names {noted}, '
                                       'which is not there')
-            check_resumable(path)
+            lacking = _what_lacks(path)
+            if lacking and (noted is None or not of_training):
+                continue
+            _refuse_lacking(path, lacking)
         except CheckpointError as error:
-            passed.append(str(error))
+            if of_training:
+                passed.append(str(error))
+                refused |= isinstance(error, TypeRefusedError)
             say(f'resume: passed over {error}')
             continue
         if passed:
             say(f'resume: going back to {path}, the newest that is whole')
         return path
     if passed:
-        raise CheckpointError(f'{folder} holds no checkpoint to resume from: {"; ".join(passed)}. '
-                              'To start anew, remove them and last_checkpoint, or name another '
-                              '--work-dir')
+        anew = ('What is refused is whole, and can be resumed from when its types are allowed. '
+                'To start anew, name another --work-dir' if refused else
+                'To start anew, remove them and last_checkpoint, or name another --work-dir')
+        raise CheckpointError(
+            f'{folder} holds no checkpoint to resume from: {"; ".join(passed)}. {anew}')
     return None
 
 
@@ -272,6 +292,13 @@ def _noted(folder):
     return noted
 
 
+def _may_be_saved(path, series):
+    """Whether a name is of the noted file's kind, or of the usual one."""
+    own = _series(path)
+    usual = path.endswith('.pth') and not osp.basename(path).startswith('best_')
+    return own is not None and (own == series or usual)
+
+
 def _series(path):
     """What files of one training have in common: the name without its number."""
     match = _NUMBERED.match(osp.basename(path))
@@ -287,19 +314,31 @@ def _age(path):
     return os.stat(path).st_mtime_ns, _number(path)
 
 
-def check_resumable(path: str) -> None:
+def check_resumable(path: str) -> list:
     """Check that a file is a whole checkpoint of a training.
 
     Args:
         path (str): A local file.
 
+    Returns:
+        list[str]: What will start anew, as the file does not hold it: 'optimizer',
+        'param_schedulers'.
+
     Raises:
         CheckpointError: If it is not there, damaged, or holds weights alone.
     """
+    lacking = _what_lacks(path, ('meta', 'message_hub', 'state_dict', *_MAY_LACK))
+    _refuse_lacking(path, [key for key in lacking if key not in _MAY_LACK])
+    return lacking
+
+
+def _what_lacks(path, keys=('meta', 'message_hub', 'state_dict')):
     from .safe import load_file  # it stands on this module
     checkpoint = load_file(path)
-    lacking = [key for key in ('meta', 'message_hub', 'state_dict')
-               if not isinstance(checkpoint, dict) or key not in checkpoint]
+    return [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
+
+
+def _refuse_lacking(path, lacking):
     if lacking:
         raise CheckpointError(f'{path} is no checkpoint of a training: it has no '
                               f'{" and no ".join(lacking)}')

@@ -3,6 +3,7 @@
 Its own ones unpickle whatever they find: those for URLs and model zoos ask for it, the others leave
 it to torch, which refuses since 2.6 only. These execute nothing, and make a delta whole.
 """
+import functools
 import io
 import os
 import os.path as osp
@@ -11,11 +12,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 from mmengine.fileio import get_file_backend
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint as _mmengine
 
 from ..errors import CheckpointError
-from .backbone_state import DELTA_NOTE, FILE_NOTE
-from .delta import blocks_of_delta, read_checkpoint
+from .backbone_state import DELTA_NOTE, FILE_NOTE, check_backbone_state
+from .delta import growth_of_delta, read_checkpoint
 from .keys import names_alone
 from .zoo import zoo_address
 
@@ -49,9 +51,9 @@ def prepare_for_mmengine(checkpoint, name: str = 'the checkpoint'):
     noted = OrderedDict(state)
     noted._metadata = OrderedDict(getattr(state, '_metadata', None) or {})
     note = {FILE_NOTE: names_alone(state)}
-    blocks = blocks_of_delta(checkpoint)
-    if blocks is not None:
-        note[DELTA_NOTE] = dict(name=name, blocks=blocks)
+    growth = growth_of_delta(checkpoint)
+    if growth is not None:
+        note[DELTA_NOTE] = dict(name=name, growth=growth)
     for module in ('', 'backbone'):
         noted._metadata[module] = {**noted._metadata.get(module, {}), **note}
     return noted if state is checkpoint else {**checkpoint, 'state_dict': noted}
@@ -103,6 +105,24 @@ def load_from_pavi(filename, map_location=None):
         return load_from_local(path, map_location)
 
 
+_load_state_dict = _mmengine.load_state_dict
+
+
+@functools.wraps(_load_state_dict)
+def load_state_dict(module, state_dict, strict=False, logger=None):
+    """Do what mmengine does, which loads what fits; but a delta's backbone must be the model's."""
+    note = (getattr(state_dict, '_metadata', None) or {}).get('', {})
+    if DELTA_NOTE in note:
+        model = module
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        backbone = getattr(model, 'backbone', model)
+        if not getattr(backbone, 'key_family', None):  # ours look for themselves, names translated
+            prefix = '' if backbone is model else 'backbone.'
+            check_backbone_state(backbone, state_dict, prefix, note)
+    return _load_state_dict(module, state_dict, strict, logger)
+
+
 #: The prefixes of paths, regular expressions as in mmengine.
 LOADERS = {
     ('', ): load_from_local,
@@ -116,6 +136,7 @@ LOADERS = {
 
 
 def register_loaders() -> None:
-    """Put the loaders into mmengine's registry, in the place of its own."""
+    """Put the loaders in the place of mmengine's own."""
     for prefixes, loader in LOADERS.items():
         _mmengine.CheckpointLoader.register_scheme(prefixes, loader, force=True)
+    _mmengine.load_state_dict = load_state_dict

@@ -3,7 +3,7 @@ from mmengine.logging import print_log
 
 from ..errors import CheckpointError
 from .backbone_state import fit_tensor
-from .delta import blocks_of_delta, read_checkpoint
+from .delta import growth_of_delta, read_checkpoint
 from .keys import find_family, read_state_dict, split_backbone, to_mm_keys, to_names_of
 from .report import LoadReport, compare, list_prefixes, refuse_other_blocks
 
@@ -34,9 +34,9 @@ def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
     if not own:
         raise CheckpointError(f'{source} holds no tensor whose name begins with {prefix!r}; its '
                               f'names begin with {", ".join(list(state)[:3])}')
-    blocks = blocks_of_delta(checkpoint)
-    if blocks is not None:
-        refuse_other_blocks(backbone, blocks, source)
+    growth = growth_of_delta(checkpoint)
+    if growth is not None:
+        refuse_other_blocks(backbone, growth, source)
     own, fmt = convert_backbone(backbone, own, source)
     report = compare(source, fmt, backbone.state_dict(), own, '', list_prefixes(backbone))
     backbone.load_state_dict(own, strict=False)

@@ -7,11 +7,15 @@ from typing import Optional
 
 from ..errors import CheckpointError
 from .containers import serialise
+from .delta import APPLIED, MERGED
 from .files import write_whole
 from .keys import read_state_dict
 
 #: What a published file holds unless asked otherwise.
 PUBLISHED_KEYS = ('meta', 'state_dict')
+#: Where a checkpoint's 'meta' has the paths of a training. Names of classes can look like paths:
+#: those of OpenImages are such as '/m/011k07'.
+_WITH_PATHS = ('cfg', 'config', 'experiment_name', 'exp_name', 'work_dir', 'hook_msgs')
 #: A path from the root of a file system, of at least two folders or names.
 _ABSOLUTE = re.compile(r'(/|~/|[A-Za-z]:[\\/])[^\n\'"]*[\\/][^\n\'"]*')
 _LITERAL = re.compile(r'(?P<quote>[\'"])(?P<text>[^\n\'"]*)(?P=quote)')
@@ -32,8 +36,8 @@ def select(checkpoint: dict, name: str, keys: Optional[Sequence] = None,
         averaged (bool): Whether to take the averaged weights (EMA) where the file holds both:
             they are its 'state_dict' already, and those that were trained its
             'ema_state_dict'. Defaults to True.
-        paths (bool): Whether the config's text and a delta's manifest keep absolute paths, see
-            :func:`without_local_paths`. Defaults to False.
+        paths (bool): Whether the config's text and the name of a delta's base keep absolute
+            paths, see :func:`without_local_paths`. Defaults to False.
 
     Returns:
         dict: The checkpoint to publish.
@@ -54,10 +58,27 @@ def select(checkpoint: dict, name: str, keys: Optional[Sequence] = None,
                               f'{", ".join(map(str, checkpoint))}: give others by --save-keys')
     kept = {*(PUBLISHED_KEYS if keys is None else keys), 'delta'}
     selected = {key: value for key, value in checkpoint.items() if key in kept}
-    for key in () if paths else ('meta', 'delta'):
-        if key in selected:
-            selected[key] = without_local_paths(selected[key])
-    return selected
+    return selected if paths else _without_paths(selected)
+
+
+def _without_paths(checkpoint):
+    parts = dict(checkpoint)
+    if isinstance(parts.get('meta'), dict):
+        parts['meta'] = {k: without_local_paths(v) if k in _WITH_PATHS else v
+                         for k, v in parts['meta'].items()}
+        for key in (MERGED, APPLIED):  # the manifest of a delta that was made whole
+            if key in parts['meta']:
+                parts['meta'][key] = _without_source(parts['meta'][key])
+    if 'delta' in parts:
+        parts['delta'] = _without_source(parts['delta'])
+    return parts
+
+
+def _without_source(manifest):
+    base = manifest.get('base') if isinstance(manifest, dict) else None
+    if not isinstance(base, dict) or 'source' not in base:
+        return manifest
+    return {**manifest, 'base': {**base, 'source': without_local_paths(base['source'])}}
 
 
 def _trained(checkpoint, name):

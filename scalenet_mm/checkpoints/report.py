@@ -219,23 +219,25 @@ def what_growth_added(state: dict) -> dict:
     return added
 
 
-def refuse_other_blocks(model, blocks: dict, name: str) -> None:
+def refuse_other_blocks(model, growth: dict, name: str) -> None:
     """Refuse a delta that was made of a model with other blocks, whatever its tensors would fill.
 
     Args:
         model (nn.Module): A backbone, or a whole model.
-        blocks (dict[str, list]): What the delta's manifest says: the names of the blocks of each
-            grown list, in the order of execution.
+        growth (dict): What the delta's manifest says under 'growth': the names of the 'blocks' of
+            each grown list, in the order of execution if 'ordered'.
         name (str): The delta, for the message.
 
     Raises:
         CheckpointError: If a list of the model has others.
     """
-    theirs = {key.removeprefix('backbone.'): list(names) for key, names in blocks.items()}
+    theirs = {key.removeprefix('backbone.'): list(names)
+              for key, names in growth['blocks'].items()}
+    compared = list if growth.get('ordered', True) else sorted
     for key, _, layer_map in growth_of(model):
         key = key.removeprefix('backbone.')
         made_of = theirs.get(key) or [str(i) for i in range(layer_map.base_depth)]
-        if made_of != list(layer_map.names):
+        if compared(made_of) != compared(layer_map.names):
             raise CheckpointError(
                 f'{name} is a delta of a model with {len(made_of)} blocks in {key} '
                 f'({_shorten(made_of)}), and this one has {len(layer_map.names)} '

@@ -6,10 +6,12 @@ mmengine's loaders are replaced by ones that never unpickle anything else, whate
 file. Importing the package is enough.
 """
 import hashlib
+import io
 import json
 import os
 import os.path as osp
 import pickle
+import re
 import struct
 from collections import OrderedDict
 from typing import Optional
@@ -42,15 +44,15 @@ def _latin1(text, encoding):
 
 
 #: What mmengine writes into its checkpoints beside tensors and plain Python data: the message
-#: hub's histories, which hold numpy arrays.
+#: hub's histories, which hold numpy arrays; and the arrays of a data set's metainfo.
 MMENGINE_TYPES = (
     HistoryBuffer,
     np.ndarray,
     np.dtype,
     _multiarray.multiarray._reconstruct,
     _multiarray.multiarray.scalar,
-    *{type(np.dtype(name))
-      for name in ('bool', 'int32', 'int64', 'uint32', 'uint64', 'float32', 'float64')},
+    # numbers, texts and bytes, but no objects
+    *{type(np.dtype(code)) for code in '?bhilqBHILQefdgFDGUS'},
     # under the names that the files give them
     (_history_method, 'builtins.getattr'),
     (_latin1, '_codecs.encode'),
@@ -65,6 +67,32 @@ NOTES_SUM = 'notes_sha256'
 #: What torch's readers raise, beside UnpicklingError, on files that are no checkpoints.
 _DAMAGE = (EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
            AssertionError, struct.error)
+
+
+#: How torch names a type that it refuses.
+_NAMED = (
+    re.compile(r'GLOBAL (\S+)'),
+    re.compile(r"but got <class '([^']+)'>"),
+    re.compile(r"unrecognized function <\w+ '?([^\s'>]+)"),
+    re.compile(r'``(torch\.\S+)``.*must be imported'),
+)
+
+
+class TypeRefusedError(CheckpointError):
+    """A file that holds an object of a type that is not on the list; it may well be whole.
+
+    Args:
+        source (str): The file.
+        type_name (str): The type, as it is called in the file.
+    """
+
+    def __init__(self, source, type_name: str):
+        super().__init__(
+            f'{source} holds {type_name}, which is not on the list of types that are safe to '
+            'load. Unpickling it could run code, so the file is refused. If you trust it, allow '
+            'the type by scalenet_mm.checkpoints.allow_types, or save the file again with its '
+            'tensors alone')
+        self.type_name = type_name
 
 
 def allow_types(*types: type) -> None:
@@ -96,8 +124,8 @@ def load_file(source, map_location='cpu', progress: bool = False, name: str = No
         Any: What the file holds.
 
     Raises:
-        CheckpointError: If there is no such file, it cannot be downloaded, is damaged, or holds
-            objects that are not on the list of safe types.
+        CheckpointError: If there is no such file, it cannot be downloaded, is damaged, or (a
+            :class:`TypeRefusedError`) holds objects that are not on the list of safe types.
     """
     if not hasattr(source, 'read'):
         name = source = os.fspath(source)
@@ -120,7 +148,7 @@ def load_file(source, map_location='cpu', progress: bool = False, name: str = No
             return torch.load(path, map_location='cpu', weights_only=True, mmap=True)
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(name, str(error))) from error
+        raise _refusal(name, str(error)) from error
     except CheckpointError:
         raise
     except OSError as error:
@@ -181,7 +209,8 @@ def _load_safetensors(path, map_location, name):
         raise CheckpointError(_damage(name, 'the checksum of its notes does not agree'))
     if isinstance(map_location, (str, torch.device)):  # no device is noted in such a file
         tensors = {k: v.to(map_location) for k, v in tensors.items()}
-    return _read_notes(tensors, notes, name) if IN_SAFETENSORS in notes else tensors
+    ours = IN_SAFETENSORS in notes or NOTES_SUM in notes
+    return _read_notes(tensors, notes, name) if ours else tensors
 
 
 def sum_of_notes(notes: dict) -> str:
@@ -191,15 +220,16 @@ def sum_of_notes(notes: dict) -> str:
 
 
 def _read_notes(tensors, notes, name):
-    """The checkpoint that a delta is, from its tensors and the text beside them."""
+    """The checkpoint, whole or a delta, of which a file of ours holds the tensors."""
     state = OrderedDict(tensors)
     try:
         state._metadata = json.loads(notes.get('state_metadata', 'null')) or OrderedDict()
-        checkpoint = {'meta': json.loads(notes.get('meta', '{}')), 'state_dict': state,
-                      'delta': json.loads(notes[IN_SAFETENSORS])}
+        checkpoint = {'meta': json.loads(notes.get('meta', '{}')), 'state_dict': state}
+        if IN_SAFETENSORS in notes:
+            checkpoint['delta'] = json.loads(notes[IN_SAFETENSORS])
     except ValueError as error:
         raise CheckpointError(_damage(name, f'its notes are no JSON: {error}')) from error
-    if not isinstance(checkpoint['delta'], dict) or not isinstance(checkpoint['meta'], dict):
+    if not all(isinstance(value, dict) for value in checkpoint.values()):
         raise CheckpointError(_damage(name, 'its notes are no dicts'))
     return checkpoint
 
@@ -212,13 +242,31 @@ def _damage(source, reason=''):
 
 
 def _refusal(source, reason):
-    if 'Unsupported global' in reason or 'GLOBAL' in reason:
-        named = reason.split('GLOBAL ')[-1].split()[0] if 'GLOBAL ' in reason else 'an object'
-        return (f'{source} holds {named}, which is not on the list of types that are safe to '
-                'load. Unpickling it could run code, so the file is refused. If you trust it, '
-                'allow the type by scalenet_mm.checkpoints.allow_types, or save the file again '
-                'with its tensors alone')
-    return _damage(source)
+    found = list(filter(None, (pattern.search(reason) for pattern in _NAMED)))
+    return TypeRefusedError(source, found[0][1]) if found else CheckpointError(_damage(source))
+
+
+def find_refused(value, place: str = '') -> Optional[str]:
+    """Find what :func:`load_file` would refuse if it were saved.
+
+    Args:
+        value (Any): What is to be saved, such as a checkpoint.
+        place (str): Where it stands itself. Defaults to ''.
+
+    Returns:
+        str | None: Where the first such object stands, as in 'meta.dataset_meta.palette'; None if
+        there is none.
+    """
+    content = io.BytesIO()
+    torch.save(value, content)
+    try:
+        load_file(content)
+    except CheckpointError:
+        parts = value.items() if isinstance(value, dict) else (
+            enumerate(value) if isinstance(value, (list, tuple)) else ())
+        inner = (find_refused(part, f'{place}.{key}'.lstrip('.')) for key, part in parts)
+        return next(filter(None, inner), place)
+    return None
 
 
 def _download(url, map_location, progress):

@@ -57,7 +57,8 @@ def load_delta(model: nn.Module, delta: str, base: Union[Base, str, None] = None
 
     Models that were given the same :class:`Base` share them. So a model can also be switched from
     one delta to another, of the same growth, at the cost of reading the small file. What is shared
-    does not train any more: it would change all the models.
+    does not train any more, and must not be initialised again: that would change all the models.
+    Buffers such as a BatchNorm's statistics are not shared.
 
     Args:
         model (nn.Module): The model that the delta was saved from, built from its config; its own
@@ -84,7 +85,12 @@ def load_delta(model: nn.Module, delta: str, base: Union[Base, str, None] = None
     base = base if isinstance(base, Base) else Base(base)
     check_base(manifest, base, delta)
     _check_model(model, manifest, delta)
-    model.load_state_dict(whole_state(checkpoint, base), strict=True, assign=True)
+    state = whole_state(checkpoint, base)
+    for name, _ in model.named_buffers():
+        # a forward pass may write into them; the index of a Swin's table never changes
+        if name in manifest['map'] and not name.endswith('relative_position_index'):
+            state[name] = state[name].clone()
+    model.load_state_dict(state, strict=True, assign=True)
     for name, parameter in model.named_parameters():
         if name in manifest['map']:
             parameter.requires_grad_(False)
@@ -100,7 +106,7 @@ def _check_model(model, manifest, name):
     problems += [f'{key} is missing' for key in ours if key not in theirs]
     problems += [f'{key} has no place in the model' for key in theirs if key not in ours]
     if not problems:
-        refuse_other_blocks(model, manifest['growth']['blocks'], name)
+        refuse_other_blocks(model, manifest['growth'], name)
         return
     prefix = 'backbone.' if hasattr(model, 'backbone') else ''
     more = f' and {len(problems) - 4} more' if len(problems) > 4 else ''

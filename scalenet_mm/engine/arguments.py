@@ -33,8 +33,9 @@ def add_base_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--base',
         metavar='PATH',
-        help='if the checkpoint is a delta: the file that it was made from, its folder or its URL. '
-        'Default: where it was then, beside the delta, $SCALENET_BASE, or the downloads')
+        help='the base of the delta that is read, or with --delta of those that are written: a '
+        'file, its folder or its URL. Default: where it was when the delta was made, beside the '
+        'delta, $SCALENET_BASE, or the downloads; of new deltas, what the training starts from')
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:

@@ -200,7 +200,7 @@ def build_train_cfg(cfg: Config, args) -> Config:
     if args.amp:
         _enable_amp(cfg)
     if args.delta:
-        _save_deltas(cfg)
+        _save_deltas(cfg, args.base)
     if args.auto_scale_lr:
         cfg.auto_scale_lr = {**(cfg.get('auto_scale_lr') or {}), 'enable': True}
     _set_dataloaders(cfg, args, DATALOADERS)
@@ -219,10 +219,14 @@ def build_train_cfg(cfg: Config, args) -> Config:
     return cfg
 
 
-def _save_deltas(cfg: Config) -> None:
+def _save_deltas(cfg: Config, base) -> None:
     hooks = list(cfg.get('custom_hooks') or [])
-    if 'DeltaCheckpointHook' not in map(type_name, hooks):
-        cfg.custom_hooks = [*hooks, dict(type='DeltaCheckpointHook')]
+    if 'DeltaCheckpointHook' in map(type_name, hooks):
+        return
+    hook = dict(type='DeltaCheckpointHook')
+    if base is not None and not osp.isdir(osp.expanduser(base)):
+        hook['base'] = osp.expanduser(base)
+    cfg.custom_hooks = [*hooks, hook]
 
 
 def _enable_amp(cfg: Config) -> None:
@@ -242,8 +246,11 @@ def _set_resume(cfg: Config, resume) -> None:
         return
     if resume != 'auto':
         cfg.resume, cfg.load_from = True, resume
-        if osp.isfile(resume):
-            check_resumable(resume)
+        lacking = check_resumable(resume) if osp.isfile(resume) else []
+        if lacking and is_local_main():
+            print(f'note: --resume {resume}: it holds no {" and no ".join(lacking)}, which start '
+                  'anew (a file saved as the best, or an extracted delta, is to start from: '
+                  'load_from)', file=sys.stderr)
         return
     # mmengine would forget load_from even if there is nothing to resume from, and train from
     # random weights; a job that is always started with --resume must start from its pretrained

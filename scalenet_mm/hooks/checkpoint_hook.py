@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints.files import BACKEND, find_newest_whole, remove_leftovers, write_whole
 from ..checkpoints.publish import publish, select
-from ..checkpoints.safe import load_file
+from ..checkpoints.safe import TypeRefusedError, find_refused, load_file
 from ..errors import CheckpointError, ConfigError
 from .random_state import (
     AdvancedIterator,
@@ -46,6 +46,8 @@ class SafeCheckpointHook(CheckpointHook):
       counted is saved, too;
     - a validation that followed the file, and whose results it does not hold, is done again;
     - averaged weights that equal the model's (frozen ones) are stored once;
+    - the first file of a training is read back, so that one that could not be resumed from is an
+      error then and not after days;
     - published files hold what the file they are made from holds, so that a delta stays one.
 
     :class:`AdapterInjectionHook` and ``tools/train.py`` turn a plain ``CheckpointHook`` into it.
@@ -58,6 +60,7 @@ class SafeCheckpointHook(CheckpointHook):
     _validated = False  # whether that is over
     _to_save = None  # what to save then
     _has_saved = False
+    _content = None  # of the first file, until it was read back
 
     def before_run(self, runner) -> None:
         """Choose the file to resume from, if none is named."""
@@ -194,9 +197,13 @@ class SafeCheckpointHook(CheckpointHook):
             checkpoint['random_states'] = self._random_states
             checkpoint['training_state'] = get_training_state(
                 runner, self.by_epoch, self._validated)
+            if not self._has_saved:
+                self._content = checkpoint
         _store_shared_once(checkpoint['state_dict'], _inner(runner.model).state_dict())
         averaged = checkpoint.get('ema_state_dict', {})
         for key, value in averaged.items():
+            if not isinstance(value, torch.Tensor):  # a module's get_extra_state
+                continue
             twin = checkpoint['state_dict'].get(key.removeprefix('module.'))
             value = value.cpu()  # mmengine leaves them on the GPU
             same = twin is not None and twin.dtype == value.dtype and torch.equal(twin, value)
@@ -223,7 +230,6 @@ class SafeCheckpointHook(CheckpointHook):
         note = osp.join(runner.work_dir, 'last_checkpoint')
         if not runner._resume and not self._has_saved and is_main_process() and osp.isfile(note):
             os.remove(note)  # an earlier training's, which this one's first file supersedes
-        self._has_saved = True
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -234,9 +240,33 @@ class SafeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args)
         self._random_states = None
+        if not self._has_saved:
+            self._read_back()
+            self._has_saved = True
         if is_main_process():
             self._note(runner, self.last_ckpt)
             self.file_backend.remove_now()
+
+    def _read_back(self):
+        """Check that the training can be resumed from its first file."""
+        said = [None]
+        content, self._content = self._content, None
+        if is_main_process() and self.backend_args == dict(backend=BACKEND):
+            try:
+                load_file(self.last_ckpt, mmap=True)
+            except TypeRefusedError as error:
+                said[0] = (
+                    f'{self.last_ckpt}, the first file of this training, could not be resumed '
+                    f'from: at {find_refused(content) or "some place"} it holds '
+                    f'{error.type_name}, which is not on the list of types that are safe to load. '
+                    'Make plain numbers, texts and lists of it (in a metainfo, for example), or '
+                    'allow the type by scalenet_mm.checkpoints.allow_types, called where '
+                    'custom_imports finds it')
+            except CheckpointError as error:
+                said[0] = f'{error} (the first file of this training, as it was just written)'
+        broadcast_object_list(said)  # all processes must hear of it
+        if said[0]:
+            raise CheckpointError(said[0])
 
     def _best_paths(self):
         return [getattr(self, 'best_ckpt_path', None),
@@ -283,7 +313,7 @@ def _store_shared_once(copies, tensors):
     """
     first = {}
     for key, tensor in tensors.items():
-        if key not in copies or tensor.numel() == 0:
+        if key not in copies or not isinstance(tensor, torch.Tensor) or tensor.numel() == 0:
             continue
         place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         copies[key] = copies[first.setdefault(place, key)]
@@ -318,7 +348,7 @@ class _RemovesLater:
 def secure_checkpoints(runner) -> None:
     """Turn a Runner's plain ``CheckpointHook`` into a :class:`SafeCheckpointHook`.
 
-    Hooks and Runners of other classes are left as they are.
+    Hooks and Runners of other classes are left as they are. All processes must call it.
     """
     if not isinstance(runner, Runner):
         return
@@ -326,3 +356,4 @@ def secure_checkpoints(runner) -> None:
         if type(hook) is CheckpointHook:
             # the object stays: it was made with the user's arguments, and others may hold it
             hook.__class__ = SafeCheckpointHook
+            hook.before_run(runner)  # its turn may have gone by

@@ -2,7 +2,7 @@
 from typing import Optional
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
@@ -15,7 +15,7 @@ from ..checkpoints.delta import (
     make_delta,
     used_part,
 )
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, ScaleNetError
 from .adapter_injection_hook import unwrap
 from .checkpoint_hook import SafeCheckpointHook, secure_checkpoints
 
@@ -37,7 +37,8 @@ class DeltaCheckpointHook(Hook):
             backbone's or the model's ``init_cfg``. Defaults to None.
 
     Raises:
-        ConfigError: If there is no base, or next to nothing of it stays as it is, before training.
+        ConfigError: Before training, if there is no base, next to nothing of it stays as it is, or
+            there are two of these hooks.
     """
 
     priority = 'LOWEST'  # after the hooks that add to a checkpoint or change it
@@ -59,6 +60,8 @@ class DeltaCheckpointHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the base, and say how much of it need not be saved."""
+        if sum(isinstance(hook, DeltaCheckpointHook) for hook in runner.hooks) > 1:
+            raise ConfigError('DeltaCheckpointHook: there are two of them; leave one')
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.published_keys is not None \
                     and not isinstance(hook, SafeCheckpointHook):
@@ -66,8 +69,23 @@ class DeltaCheckpointHook(Hook):
                     f'DeltaCheckpointHook: {type(hook).__name__} publishes whole files; use '
                     "type='SafeCheckpointHook' (or 'CheckpointHook', which becomes it), or remove "
                     'published_keys')
-        if not is_main_process():
-            return
+        failed = [None]
+        if is_main_process():
+            try:
+                self._open_base(runner)
+            except ScaleNetError as error:  # all processes must hear of it
+                failed[0] = error
+        broadcast_object_list(failed)
+        if failed[0] is not None:
+            raise failed[0]
+
+    def before_save_checkpoint(self, runner, checkpoint) -> None:
+        """Leave out what the base gives."""
+        if self._base is None:
+            raise CheckpointError('DeltaCheckpointHook: there is no base before training begins')
+        make_delta(checkpoint, self._base, self._trained, self._growth)
+
+    def _open_base(self, runner):
         model = unwrap(runner.model)
         self._base = self._find_base(runner, model)
         self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -87,12 +105,6 @@ class DeltaCheckpointHook(Hook):
             f'DeltaCheckpointHook: the base is {self._base.source} (SHA-256 '
             f'{self._base.identity["sha256"]}); {len(origins)} of {len(state)} tensors are left '
             f'out, {own / 1e6:.1f} MB of weights are saved, {own / whole:.1%} of the base\'s size')
-
-    def before_save_checkpoint(self, runner, checkpoint) -> None:
-        """Leave out what the base gives."""
-        if self._base is None:
-            raise CheckpointError('DeltaCheckpointHook: there is no base before training begins')
-        make_delta(checkpoint, self._base, self._trained, self._growth)
 
     def _find_base(self, runner, model):
         if self._given is not None:

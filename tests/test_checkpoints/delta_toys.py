@@ -3,7 +3,7 @@ import torch
 
 from scalenet_mm.checkpoints import load_pretrained, make_delta
 from scalenet_mm.checkpoints.base_files import open_base
-from scalenet_mm.checkpoints.delta import describe_growth, save_delta
+from scalenet_mm.checkpoints.delta import describe_growth, write_checkpoint
 from scalenet_mm.growth import apply_freezing
 
 DIMS = dict(swin=32, vit=24)
@@ -67,7 +67,7 @@ def delta_of(model, base, **more):
 
 
 def save_delta_of(model, base, path, **more):
-    save_delta(delta_of(model, base, **more), str(path))
+    write_checkpoint(delta_of(model, base, **more), str(path))
     return str(path)
 
 

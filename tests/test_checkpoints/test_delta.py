@@ -36,7 +36,7 @@ from scalenet_mm.checkpoints import (
     read_checkpoint,
 )
 from scalenet_mm.checkpoints.contents import describe_file
-from scalenet_mm.checkpoints.delta import VERSION, apply_delta, extract_delta, save_delta
+from scalenet_mm.checkpoints.delta import VERSION, apply_delta, extract_delta, write_checkpoint
 from scalenet_mm.checkpoints.files import save_file
 from scalenet_mm.checkpoints.keys import is_derived
 from scalenet_mm.engine import load_config
@@ -96,7 +96,7 @@ def test_every_format_of_base(family, name, make, formats, tmp_path, image):
     moved = [origin for origin in delta['delta']['map'].values() if not isinstance(origin, str)]
     assert bool(moved) == (family == 'swin' and 'official' in name)
     saved = str(tmp_path / 'delta.pth')
-    save_delta(delta, saved)
+    write_checkpoint(delta, saved)
     whole = read_checkpoint(saved)
     assert not is_delta(whole)
     assert_same_tensors(whole['state_dict'], model.state_dict())
@@ -209,7 +209,7 @@ def test_averaged_weights(model, base, tmp_path):
     checkpoint = checkpoint_of(model, ema_state_dict=ema)
     whole = copy.deepcopy(checkpoint)
     path = str(tmp_path / 'delta.pth')
-    save_delta(make_delta(checkpoint, base_files.open_base(base), trained), path)
+    write_checkpoint(make_delta(checkpoint, base_files.open_base(base), trained), path)
     held = load_file(path)['ema_state_dict']
     assert odd in held and 'module.backbone.layers.2.attn.qkv.weight' not in held
     merged = read_checkpoint(path)
@@ -227,7 +227,7 @@ def test_parts_of_larger_tensors_are_copied(tmp_path):
     torch.save({'w': torch.zeros(5)}, tmp_path / 'base.pth')
     delta = make_delta({'state_dict': {'v': large[:10]}},
                        base_files.open_base(str(tmp_path / 'base.pth')))
-    save_delta(delta, str(tmp_path / 'delta.pth'))
+    write_checkpoint(delta, str(tmp_path / 'delta.pth'))
     assert (tmp_path / 'delta.pth').stat().st_size < 10_000
 
 
@@ -268,13 +268,13 @@ class TestSafetensors:
         delta = delta_of(model, base, optimizer={'state': {}}, ema_state_dict=averaged)
         delta['meta']['odd'] = np.ones(3)
         path = str(tmp_path / 'delta.safetensors')
-        save_delta(delta, path)
+        write_checkpoint(delta, path)
         read = load_file(path)
         assert set(read) == {'meta', 'state_dict', 'delta'} and 'odd' not in read['meta']
         read_checkpoint(path)
         delta['state_dict']['extra'] = 'text'
         with pytest.raises(CheckpointError, match='holds tensors alone, and extra is none'):
-            save_delta(delta, path)
+            write_checkpoint(delta, path)
 
     def test_a_flipped_bit(self, model, base, tmp_path):
         path = tmp_path / 'delta.safetensors'
@@ -316,7 +316,7 @@ def test_round_trip(given, wanted, trained, dtype, tmp_path_factory):
     state = tensors(wanted)
     delta = make_delta({'state_dict': dict(state)}, base_files.open_base(path), trained)
     assert not trained & delta['delta']['map'].keys()
-    save_delta(delta, saved)
+    write_checkpoint(delta, saved)
     merged = read_checkpoint(saved)['state_dict']
     assert list(merged) == list(state)
     for key, value in state.items():
@@ -505,7 +505,7 @@ def test_any_damage_of_a_manifest(data, tmp_path_factory):
             break
         place = inner
     place[key] = data.draw(JSON)
-    save_delta(delta, saved)
+    write_checkpoint(delta, saved)
     try:
         merged = read_checkpoint(saved)['state_dict']
     except CheckpointError as error:
@@ -609,6 +609,49 @@ class TestWrongFiles:
         with pytest.raises(CheckpointError, match='delta of another base: wanted is base.pth'):
             load_delta(model, saved, Base(other))
 
+    @pytest.mark.parametrize('manifest', (1, {}, {'growth': 2}, {'growth': {'blocks': 3}}))
+    def test_a_note_that_means_nothing(self, manifest, model, tmp_path):
+        checkpoint = checkpoint_of(model)
+        checkpoint['meta']['merged_delta'] = manifest
+        torch.save(checkpoint, tmp_path / 'x.pth')
+        load_checkpoint(model, str(tmp_path / 'x.pth'))
+
+    def test_made_whole_it_may_start_a_model_that_is_grown_further(self, vit, saved, tmp_path):
+        whole = str(tmp_path / 'whole.pth')
+        write_checkpoint(apply_delta(saved), whole)
+        further = vit(seed=9, growth=dict(times=3), adjustment='paper')
+        with pytest.raises(CheckpointError, match='tools/delta.py apply'):
+            load_pretrained(further, saved)
+        load_pretrained(further, whole)
+        state = load_file(whole)['state_dict']
+        assert torch.equal(further.state_dict()['layers.0_r2.ln1.weight'],
+                           state['backbone.layers.0_r1.ln1.weight'])
+
+    @pytest.mark.parametrize('layers', (3, 4))
+    def test_a_stock_model_that_was_never_grown(self, layers, saved):
+        pytest.importorskip('mmpretrain')
+        from mmpretrain.models import VisionTransformer
+        arch = dict(embed_dims=24, num_layers=layers, num_heads=2, feedforward_channels=48)
+        model = Classifier(VisionTransformer(arch, img_size=48, patch_size=16), 24)
+        before = copy.deepcopy(model.state_dict())
+        with pytest.raises(CheckpointError, match='delta.pth is of another architecture or growth'):
+            load_checkpoint(model, saved)
+        assert_same_tensors(model.state_dict(), before)
+
+    @pytest.mark.parametrize('ending', ('pth', 'safetensors'))
+    def test_extracted_from_a_file_in_another_order(self, ending, vit, base, tmp_path):
+        trained = grown_classifier(vit, base, growth=dict(order='stack'))
+        whole, delta = str(tmp_path / f'whole.{ending}'), str(tmp_path / 'delta.pth')
+        write_checkpoint(checkpoint_of(trained), whole)
+        write_checkpoint(extract_delta(whole, base), delta)
+        fits = grown_classifier(vit, None, 9, growth=dict(order='stack'))
+        load_delta(fits, delta)
+        assert_same_tensors(fits.state_dict(), trained.state_dict())
+        others = dict(order='interpolate'), dict(blocks=(0, ))
+        for growth in others[ending == 'safetensors':]:  # which has its tensors sorted
+            with pytest.raises(CheckpointError):
+                load_pretrained(vit(growth=growth, adjustment='paper'), delta)
+
     @pytest.mark.parametrize('value', (torch.ones(2), 0.1, {'beta': 1}))
     def test_something_else_called_delta(self, value, tmp_path):
         torch.save({'delta': value, 'state_dict': {'w': torch.ones(1)}}, tmp_path / 'x.pth')
@@ -670,6 +713,18 @@ class TestSharedBase:
         for which in (0, 1, 0):
             load_delta(model, deltas[which], shared)
             assert torch.equal(model(image(48)), trained[which](image(48)))
+
+    def test_statistics_are_each_models_own(self, vit, base, image, tmp_path):
+        whole, delta = str(tmp_path / 'base.pth'), str(tmp_path / 'delta.pth')
+        trained = grown_classifier(vit, base)
+        torch.save(checkpoint_of(trained), whole)
+        write_checkpoint(delta_of(trained, whole), delta)
+        assert 'norm.running_mean' not in load_file(delta)['state_dict']
+        shared = Base(whole)
+        one, other = (load_delta(grown_classifier(vit, None, 9), delta, shared) for _ in '12')
+        one.train()(image(48))
+        assert torch.equal(other.eval()(image(48)), trained(image(48)))
+        assert torch.equal(load_delta(one, delta, shared).eval()(image(48)), trained(image(48)))
 
     def test_without_a_base_named(self, vit, model, saved, image):
         other = grown_classifier(vit, None, 9)

@@ -21,9 +21,9 @@ from mmengine.runner.checkpoint import (
 from scalenet_mm import CheckpointError, load_pretrained
 from scalenet_mm.analysis.inputs import ModelSource, load_model
 from scalenet_mm.checkpoints import allow_types, load_file, read_checkpoint
-from scalenet_mm.checkpoints.base_files import open_base
+from scalenet_mm.checkpoints.base_files import BaseFile, open_base
 from scalenet_mm.checkpoints.contents import describe_file
-from scalenet_mm.checkpoints.delta import apply_delta, extract_delta
+from scalenet_mm.checkpoints.delta import apply_delta, extract_delta, make_delta
 from scalenet_mm.checkpoints.files import check_resumable, find_newest_whole
 from scalenet_mm.datasets import make_digit_scenes
 from scalenet_mm.engine import load_config
@@ -205,17 +205,18 @@ def test_functions_with_a_url(door, serve, tmp_path):
     assert not (tmp_path / 'executed').exists()
 
 
-def test_the_base_of_a_delta(evil, tmp_path, vit):
+def test_the_base_of_a_delta(evil, tmp_path):
     """The base's hash is the crafted file's own: that alone must not be trust."""
-    path = evil('in state_dict')
-    from scalenet_mm.checkpoints.files import sha256_of
-    manifest = dict(
-        format='scalenet-delta', version=1, map={}, growth={}, versions={}, digest='', shapes={},
-        base=dict(name='evil.pth', source=path, sha256=sha256_of(path),
-                  bytes=os.path.getsize(path)))
-    torch.save(dict(state_dict={}, meta={}, delta=manifest), tmp_path / 'delta.pth')
-    with pytest.raises(CheckpointError):
-        read_checkpoint(str(tmp_path / 'delta.pth'))
+    path = str(tmp_path / 'base.pth')
+    torch.save({'w': torch.ones(2)}, path)
+    delta = make_delta(dict(state_dict={'w': torch.ones(2)}, meta={}), BaseFile(path))
+    for kind in ('in state_dict', 'legacy'):
+        evil(kind, 'base.pth')
+        delta['delta']['base'] = BaseFile(path).identity
+        torch.save(delta, tmp_path / 'delta.pth')
+        for load in (read_checkpoint, apply_delta, _load_checkpoint):
+            with pytest.raises(CheckpointError, match=f'base.pth {REFUSED}'):
+                load(str(tmp_path / 'delta.pth'))
 
 
 @pytest.mark.parametrize('note', [True, False])
@@ -226,6 +227,7 @@ def test_what_is_resumed_from(note, evil, tmp_path):
     with pytest.raises(CheckpointError, match=f'no checkpoint to resume from.*{REFUSED}'):
         find_newest_whole(str(tmp_path))
     torch.save(evil_files.training(), tmp_path / 'epoch_1.pth')
+    os.utime(tmp_path / 'epoch_1.pth', (1, 1))  # older, as its number says
     said = []
     assert find_newest_whole(str(tmp_path), said.append) == str(tmp_path / 'epoch_1.pth')
     assert 'posix.mkdir' in said[0]

@@ -21,7 +21,7 @@ from mmengine.logging import HistoryBuffer
 from scalenet_mm import CheckpointError
 from scalenet_mm.checkpoints import base_files, files, load_file, make_delta, read_checkpoint
 from scalenet_mm.checkpoints.base_files import open_base
-from scalenet_mm.checkpoints.delta import save_delta
+from scalenet_mm.checkpoints.delta import write_checkpoint
 from scalenet_mm.checkpoints.files import (
     check_whole,
     find_newest_whole,
@@ -211,6 +211,22 @@ def test_leftovers(tmp_path):
     assert not dead.exists() and all(path.exists() for path in others)
 
 
+def test_leftovers_where_processes_cannot_be_asked(monkeypatch):
+    """On Windows the question would end the process."""
+    monkeypatch.setattr(files, 'os', types.SimpleNamespace(name='nt'))
+    assert files._is_running(1)
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / 'store').mkdir()
+    target, link = tmp_path / 'store' / 'epoch_1.pth', tmp_path / 'epoch_1.pth'
+    target.write_bytes(b'earlier')
+    link.symlink_to(target)
+    write_whole(str(link), lambda file: file.write(b'new'))
+    assert link.is_symlink() and target.read_bytes() == b'new'
+    assert [p.name for p in target.parent.iterdir()] == ['epoch_1.pth']
+
+
 # --- damage --------------------------------------------------------------------------------------
 
 
@@ -340,7 +356,7 @@ def small_delta(tmp_path, monkeypatch):
 
     def save(ending):
         path = tmp_path / f'delta{ending}'
-        save_delta(make_delta({**whole}, open_base(str(tmp_path / 'base.pth'))), str(path))
+        write_checkpoint(make_delta({**whole}, open_base(str(tmp_path / 'base.pth'))), str(path))
         return path, read_checkpoint(str(path))
 
     return save
@@ -530,6 +546,60 @@ def test_weights_are_nothing_to_resume_from(work):
     assert 'epoch_2.pth is no checkpoint of a training: it has no message_hub' in work.said[0]
     save_file([1], str(work.folder / 'epoch_2.pth'))
     assert work.find() == 'epoch_1.pth'
+
+
+def test_a_first_start_beside_pretrained_weights(work):
+    work.folder.mkdir(exist_ok=True)
+    save_file({'w': torch.ones(1)}, str(work.folder / 'deit_tiny_224.pth'))
+    assert find_newest_whole(str(work.folder)) is None
+    work.save('epoch_1.pth', note=False)
+    assert work.find() == 'epoch_1.pth'
+
+
+@pytest.mark.parametrize('content', [b'no archive', {'w': {1: types.SimpleNamespace()}}],
+                         ids=['unreadable', 'refused'])
+def test_a_first_start_beside_a_file_that_does_not_load(content, work):
+    path = work.folder / 'deit_tiny_224.pth'
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    assert work.find() is None and 'passed over' in work.said[0]
+    work.save('epoch_1.pth')
+    work.damage('epoch_1.pth')
+    with pytest.raises(CheckpointError) as error:
+        work.find()
+    assert 'deit' not in str(error.value)
+
+
+def test_all_are_refused(work):
+    work.save('epoch_1.pth')
+    torch.save({'meta': {'x': types.SimpleNamespace()}}, work.folder / 'epoch_1.pth')
+    with pytest.raises(CheckpointError, match='SimpleNamespace.*What is refused is whole.*allowed.'
+                       ' To start anew, name another --work-dir') as error:
+        work.find()
+    assert 'remove' not in str(error.value) and 'damaged' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['ck_{}.ckpt', 'ep{}_model.pth', 'ck_{}', 'ck_{}.pt2'])
+def test_other_names(name, work):
+    names = [name.format(step) for step in (8, 9, 10)]
+    work.save(*names[:2])
+    (work.folder / '20250101_000000.log').write_text('x')
+    assert work.find() == names[1]
+    work.save(names[2], note=False)
+    assert work.find() == names[2]  # the process died before it could be noted
+    work.damage(names[2])
+    assert work.find() == names[1]
+    work.damage(names[1])
+    assert work.find() == names[0] and len(work.said) == 3
+
+
+@pytest.mark.parametrize('note', [True, False])
+def test_a_link_to_nowhere(note, work):
+    work.save('epoch_1.pth', 'epoch_2.pth', note=note)
+    (work.folder / 'epoch_3.pth').symlink_to(work.folder / 'gone.pth')
+    assert work.find() == 'epoch_2.pth'
 
 
 def test_a_name_without_a_number(work):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from scalenet_mm import CheckpointError, load_pretrained
 from scalenet_mm.checkpoints import allow_types, load_file
+from scalenet_mm.checkpoints.safe import TypeRefusedError, find_refused
 
 
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
@@ -106,6 +107,33 @@ def test_a_real_message_hub_loads(tmp_path):
     torch.save(dict(message_hub=hub.state_dict()), tmp_path / 'hub.pth')
     loaded = load_file(tmp_path / 'hub.pth')['message_hub']  # a Path is taken as well
     assert loaded['runtime_info']['iter'] == 7
+
+
+@pytest.mark.parametrize('code', '?bhilqBHILQefdgFDGUS')
+def test_arrays_of_numbers_and_texts_load(code, tmp_path):
+    array = np.array(['cat', 'dog'] if code in 'US' else [0, 1]).astype(code)
+    torch.save(dict(array=array, scalar=array[1]), tmp_path / 'file.pth')
+    loaded = load_file(str(tmp_path / 'file.pth'))
+    for value, wanted in ((loaded['array'], array), (loaded['scalar'], array[1])):
+        assert np.asarray(value).dtype == array.dtype and np.array_equal(value, wanted)
+
+
+@pytest.mark.parametrize('value, name', [
+    (np.array(['a', None]), 'ObjectDType'), (np.zeros(2, 'M8[s]'), 'DateTime64DType'),
+    (np.zeros(2, 'i4, f4'), 'VoidDType')])
+def test_other_arrays_are_refused_and_not_called_damaged(value, name, tmp_path):
+    torch.save(dict(meta=dict(classes=value)), tmp_path / 'file.pth')
+    with pytest.raises(TypeRefusedError, match=f'file.pth holds numpy.dtypes.{name}, which is not '
+                       'on the list') as error:
+        load_file(str(tmp_path / 'file.pth'))
+    assert error.value.type_name == f'numpy.dtypes.{name}'
+    assert 'damaged' not in str(error.value)
+
+
+def test_where_the_refused_stands():
+    checkpoint = dict(meta=dict(epoch=1, sets=[1, (2, dict(x=Listed(3)))]), state_dict={})
+    assert find_refused(checkpoint) == 'meta.sets.1.1.x'
+    assert find_refused(dict(meta=dict(epoch=1))) is None
 
 
 def test_types_are_allowed_by_name_only(tmp_path):

@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from scalenet_mm import CheckpointError
-from scalenet_mm.checkpoints.delta import extract_delta, save_delta
+from scalenet_mm.checkpoints.delta import extract_delta, write_checkpoint
 from scalenet_mm.checkpoints.report import what_growth_added
 from scalenet_mm.checkpoints.safe import load_file
 from scalenet_mm.datasets import make_digit_scenes
@@ -138,7 +138,7 @@ def deltas(classifiers):
         torch.save({k: v for k, v in load_file(whole)['state_dict'].items()
                     if not any(k in keys for keys in added.values())}, folder / 'ungrown.pth')
         files[name] = str(folder / 'delta.pth')
-        save_delta(extract_delta(whole, str(folder / 'ungrown.pth')), files[name])
+        write_checkpoint(extract_delta(whole, str(folder / 'ungrown.pth')), files[name])
     return files
 
 

@@ -13,7 +13,7 @@ import torch
 from deploy_toys import STOCK_SWIN, assert_close, build, classifier_cfg, images, run_onnx
 from mmengine.config import Config
 
-from scalenet_mm.checkpoints.delta import extract_delta, save_delta
+from scalenet_mm.checkpoints.delta import extract_delta, write_checkpoint
 from scalenet_mm.engine import run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_a_delta_gives_what_the_whole_checkpoint_gives(use, config, trained, tmp
     ungrown = build(classifier_cfg(growth=None, adjustment=None)).state_dict()
     torch.save(dict(state_dict={key: state[key] for key in ungrown}), base)
     delta = tmp_path / 'delta.pth'
-    save_delta(extract_delta(str(whole), str(base)), str(delta))
+    write_checkpoint(extract_delta(str(whole), str(base)), str(delta))
     assert delta.stat().st_size < whole.stat().st_size
     image = images(2, 3, 32, 32)
     outputs = []

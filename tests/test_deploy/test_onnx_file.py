@@ -22,7 +22,7 @@ from deploy_toys import (
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from scalenet_mm import ConfigError
-from scalenet_mm.deploy import export_onnx, onnx_file
+from scalenet_mm.deploy import export_onnx, export_program, onnx_file
 from scalenet_mm.errors import ExportError
 
 
@@ -131,14 +131,18 @@ def test_the_size_of_a_swin_cannot_be_left_open(tmp_path):
 class Treacherous(nn.Module):
     """What is traced is not what runs."""
 
-    def __init__(self, factor):
+    def __init__(self, factor, summand=0., batches=range(100)):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 16, 16)
-        self.factor = factor
+        self.factor, self.summand, self.batches = factor, summand, batches
 
     def forward(self, image):
         out = self.conv(image)
-        return [out * self.factor if torch.compiler.is_compiling() else out]
+        if torch.compiler.is_compiling():
+            return [out * self.factor + self.summand]
+        if len(image) not in self.batches:
+            raise ValueError('too many images')
+        return [out]
 
 
 @pytest.mark.parametrize('factor', (1.01, float('nan')))
@@ -150,6 +154,36 @@ def test_a_file_that_differs_is_not_written(factor, tmp_path):
     assert path.read_text() == 'an earlier one' and len(list(tmp_path.iterdir())) == 1
     report = export_onnx(Treacherous(factor), str(path), size=32, check=False)
     assert report.differences == {} and 'not checked' in str(report)
+
+
+def zeroed(module):
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
+def test_a_head_of_zeros(tmp_path):
+    """As mmpretrain initialises some."""
+    model, path = build(classifier_cfg()), tmp_path / 'model.onnx'
+    zeroed(model.head)
+    report = export_onnx(model, str(path))
+    assert set(report.differences.values()) == {0.} and len(report.differences) == 3
+    assert not run_onnx(path, images(2, 3, 32, 32))['logits'].any()
+
+
+@pytest.mark.parametrize('factor, summand', ((float('nan'), 0.), (1., 1e-3)))
+def test_a_file_that_differs_from_zeros_is_not_written(factor, summand, tmp_path):
+    model = Treacherous(factor, summand)
+    zeroed(model)
+    with pytest.raises(ExportError, match='was not written: its outputs would differ'):
+        export_onnx(model, str(tmp_path / 'model.onnx'), size=32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_whose_error_it_is(tmp_path):
+    with pytest.raises(ValueError, match='^too many images$'):
+        export_onnx(Treacherous(1., batches=(1, 2)), str(tmp_path / 'model.onnx'), size=32)
+    with pytest.raises(ExportError, match='onnxruntime cannot run the exported Treacherous'):
+        onnx_file.compare_with_onnx(export_program(Treacherous(1.), size=32), b'no model')
 
 
 def test_packages_that_are_missing(tmp_path, monkeypatch):

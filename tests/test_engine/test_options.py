@@ -5,6 +5,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from scalenet_mm import DeltaCheckpointHook
+from scalenet_mm.checkpoints import base_files
 from scalenet_mm.engine import (
     build_test_cfg,
     build_train_cfg,
@@ -131,6 +133,16 @@ class TestResume:
             'load_from=pretrained.pth')
         assert cfg.resume and cfg.load_from == latest
 
+    @pytest.mark.parametrize('whole', (False, True))
+    def test_what_starts_anew_is_said(self, make_cfg, tmp_path, capsys, whole):
+        more = dict(optimizer={}, param_schedulers=[]) if whole else {}
+        path = str(tmp_path / 'best.pth')
+        torch.save(dict(meta={}, state_dict={}, message_hub={}, **more), path)
+        cfg = train_cfg(make_cfg('mmdet'), '--resume', path)
+        assert cfg.resume and cfg.load_from == path
+        said = 'it holds no optimizer and no param_schedulers, which start anew'
+        assert (said in capsys.readouterr().err) != whole
+
     def test_the_latest_is_gone(self, make_cfg, tmp_path):
         (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_3.pth'))
         with pytest.raises(CheckpointError, match='epoch_3.pth.*To start anew, remove'):
@@ -149,11 +161,30 @@ class TestDelta:
         own = [dict(type='AdapterInjectionHook')]
         cfg = train_cfg(make_cfg('mmseg', custom_hooks=own), '--delta')
         assert cfg.custom_hooks == [*own, dict(type='DeltaCheckpointHook')]
-        mine = [dict(type='mmengine.DeltaCheckpointHook', base='a.pth')]
-        assert train_cfg(make_cfg('mmseg', custom_hooks=mine), '--delta').custom_hooks == mine
+        for kind in ('DeltaCheckpointHook', 'mmengine.DeltaCheckpointHook',
+                     'scalenet_mm.DeltaCheckpointHook', DeltaCheckpointHook):
+            mine = [dict(type=kind, base='a.pth')]
+            assert train_cfg(make_cfg('mmseg', custom_hooks=mine), '--delta').custom_hooks == mine
         assert train_cfg(make_cfg('mmdet'), '--delta').custom_hooks == [
             dict(type='DeltaCheckpointHook')]
         assert train_cfg(make_cfg('mmseg', custom_hooks=own)).custom_hooks == own
+
+    def test_base(self, make_cfg, tmp_path, monkeypatch):
+        monkeypatch.setattr(base_files, '_places', places := [])
+        monkeypatch.setenv('HOME', str(tmp_path))
+        path, url = tmp_path / 'base.pth', 'https://example.org/base.pth'
+        path.touch()
+        for given, base in (('~/base.pth', path), (str(path), path), (url, url)):
+            cfg = train_cfg(make_cfg('mmdet'), '--delta', '--base', given)
+            assert cfg.custom_hooks == [dict(type='DeltaCheckpointHook', base=str(base))]
+        # a folder is only looked into
+        cfg = train_cfg(make_cfg('mmdet'), '--delta', '--base', str(tmp_path))
+        assert cfg.custom_hooks == [dict(type='DeltaCheckpointHook')]
+        assert places == [str(path), url, str(tmp_path)]
+        mine = [dict(type='DeltaCheckpointHook', base='mine.pth')]
+        cfg = train_cfg(make_cfg('mmdet', custom_hooks=mine), '--delta', '--base', url)
+        assert cfg.custom_hooks == mine
+        assert train_cfg(make_cfg('mmdet'), '--base', url).get('custom_hooks') is None
 
 
 class TestDataloaderDefaults:

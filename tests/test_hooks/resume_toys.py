@@ -1,4 +1,5 @@
 """Trainings that draw random numbers wherever they can, stopped and resumed."""
+import copy
 import os
 import random
 import re
@@ -11,7 +12,14 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
-from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    DefaultScope,
+)
 from test_detection_and_segmentation import detector_config, segmentor_config
 
 from scalenet_mm import ScaleNetViT
@@ -191,21 +199,47 @@ def pretrained_classifier(path, loop='epochs', delta=True):
     return cfg
 
 
-def random_detector(digits, tmp_path, loop):
-    """A config of a tiny Mask R-CNN: 2 epochs of 2 iterations, or 3 iterations."""
+def random_detector(digits, tmp_path, loop, delta=False):
+    """A config of a tiny Mask R-CNN: 2 epochs of 2 iterations, or 3 iterations.
+
+    Its checkpoints may be deltas to a file in ``tmp_path``.
+    """
     cfg = detector_config(digits, tmp_path)
     cfg.model.backbone.drop_path_rate = 0.3
     cfg.train_dataloader.dataset.pipeline[-2:-1] = [
         dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
     cfg.train_dataloader.dataset.indices = 4
-    return _shorten(cfg, loop)
+    cfg = _shorten(cfg, loop)
+    return _start_from_a_file(cfg, tmp_path / 'detector.pth') if delta else cfg
 
 
-def random_segmentor(digits, tmp_path, loop):
-    """A config of a tiny UPerNet: 2 epochs of 2 iterations, or 3 iterations."""
+def random_segmentor(digits, tmp_path, loop, delta=False):
+    """The same of a tiny UPerNet, whose BatchNorm is frozen."""
     cfg = segmentor_config(digits, tmp_path)
     cfg.train_dataloader.dataset.indices = 4
-    return _shorten(cfg, loop)
+    cfg = _shorten(cfg, loop)
+    return _start_from_a_file(cfg, tmp_path / 'segmentor.pth') if delta else cfg
+
+
+def _start_from_a_file(cfg, path):
+    """Let a training start from a file of the ungrown model, and save deltas to that."""
+    plain = copy.deepcopy(cfg.model)
+    if 'growth' in plain.backbone:
+        plain.backbone.update(growth=None, adjustment=None)
+    with torch.random.fork_rng(devices=[]), \
+            DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.manual_seed(1)  # the same in every process that writes it
+        model = MODELS.build(plain)
+        model.init_weights()
+        state = model.state_dict()
+        for key, value in state.items():
+            if key.endswith(('running_mean', 'running_var')):
+                value.copy_(torch.rand_like(value) + 0.5)  # not what they are without the file
+    save_file(dict(state_dict=state), str(path))
+    cfg.load_from = str(path)
+    cfg.custom_hooks[0].require_loaded = True
+    cfg.custom_hooks.append(dict(type='DeltaCheckpointHook'))
+    return cfg
 
 
 def _shorten(cfg, loop):

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import kill_toys
+import numpy as np
 import pytest
 import torch
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 
 from scalenet_mm import CheckpointError, ConfigError
@@ -216,6 +217,77 @@ def test_an_earlier_training_in_the_folder(make, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make().train()
     assert find_newest_whole(str(work)) == str(work / 'epoch_1.pth')
+
+
+@HOOKS.register_module()
+class SecuresLate(Hook):
+    """As DeltaCheckpointHook does, when the checkpoint hook's turn has gone by."""
+    priority = 'LOWEST'
+
+    def before_run(self, runner):
+        secure_checkpoints(runner)
+
+
+def test_a_hook_that_is_turned_late_passes_over_damaged_files(make, log, tmp_path):
+    make(max_keep_ckpts=-1).train()
+    damage(tmp_path / 'work' / 'epoch_3.pth')
+    late = [dict(type='EMAHook', momentum=0.3), dict(type='SecuresLate')]
+    make(type='CheckpointHook', epochs=4, top=dict(resume=True, custom_hooks=late)).train()
+    assert 'resumed epoch: 2' in log()
+
+
+# --- what is saved -------------------------------------------------------------------------------
+
+
+class Counts(torch.nn.Linear):
+    """A module whose state is more than tensors."""
+    count = 0
+
+    def get_extra_state(self):
+        return dict(count=self.count)
+
+    def set_extra_state(self, state):
+        self.count = state['count']
+
+
+@pytest.mark.parametrize('ema', [True, False])
+def test_states_that_are_no_tensors(ema, make, monkeypatch, tmp_path):
+    monkeypatch.setattr(kill_toys.nn, 'Linear', Counts)
+    monkeypatch.setattr(Counts, 'count', 5)
+    hooks = [dict(type='EMAHook', momentum=0.3)] if ema else []
+    make(epochs=1, top=dict(custom_hooks=hooks)).train()
+    state = load_file(str(tmp_path / 'work' / 'epoch_1.pth'))
+    assert state['state_dict']['layers.0._extra_state'] == dict(count=5)
+    runner = make(epochs=2, top=dict(custom_hooks=hooks, resume=True))
+    runner.train()
+    assert runner.model.layers[0].count == 5
+
+
+def test_arrays_in_the_metainfo(make, monkeypatch, log):
+    monkeypatch.setattr(kill_toys.Points, 'metainfo', raising=False, value=dict(
+        classes=np.array(['a', 'b']), palette=np.zeros((2, 3), np.uint8)))
+    make(epochs=1).train()
+    make(epochs=2, top=dict(resume=True)).train()
+    assert 'resumed epoch: 1' in log()
+
+
+def test_the_first_file_could_not_be_resumed_from(make, monkeypatch, tmp_path):
+    """Then the training stops at it, and not when it is resumed after days."""
+    monkeypatch.setattr(kill_toys.Points, 'metainfo', raising=False, value=dict(
+        classes=np.array(['a', None])))
+    with pytest.raises(CheckpointError, match=r'epoch_1.pth, the first file of this training, '
+                       r'could not be resumed from: at meta.dataset_meta.classes it holds '
+                       r'numpy.dtypes.ObjectDType, .*allow_types'):
+        make().train()
+    assert not (tmp_path / 'work' / 'last_checkpoint').exists()
+
+
+def test_only_the_first_file_is_read_back(make, monkeypatch):
+    read = []
+    monkeypatch.setattr('scalenet_mm.hooks.checkpoint_hook.load_file',
+                        lambda path, **_: read.append(os.path.basename(path)))
+    make().train()
+    assert read == ['epoch_1.pth']
 
 
 # --- what cannot be ------------------------------------------------------------------------------

@@ -269,6 +269,14 @@ def test_other_hooks_that_publish_are_refused(base, make_runner, monkeypatch):
         make_runner(cfg).train()
 
 
+def test_twice_is_refused(base, make_runner, tmp_path):
+    cfg = config(base, epochs=1)
+    cfg['custom_hooks'].append(dict(type='DeltaCheckpointHook', base=base))
+    with pytest.raises(ConfigError, match='DeltaCheckpointHook: there are two of them'):
+        make_runner(cfg).train()
+    assert not (tmp_path / 'work/epoch_1.pth').exists()
+
+
 def test_one_line_at_the_start(base, make_runner, tmp_path):
     runner = make_runner(config(base, epochs=1))
     runner.train()

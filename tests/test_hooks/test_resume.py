@@ -26,6 +26,7 @@ from scalenet_mm.checkpoints.safe import load_file
 from scalenet_mm.engine import train
 
 LOOPS = pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+SAVED = pytest.mark.parametrize('saved', ['whole', 'delta'])
 
 
 @pytest.fixture
@@ -69,11 +70,17 @@ def test_classifier(loop, run):
     assert len(differences(whole, other)) > 100
 
 
-@LOOPS
-@pytest.mark.parametrize('saved', ['whole', 'delta'])
-def test_from_a_pretrained_file(loop, saved, run, tmp_path, monkeypatch):
+@pytest.fixture
+def no_known_bases(monkeypatch):
+    """Bases that other tests found are not known here."""
     monkeypatch.setattr(base_files, '_found', {})
     monkeypatch.setattr(base_files, '_places', [])
+
+
+@LOOPS
+@SAVED
+@pytest.mark.usefixtures('no_known_bases')
+def test_from_a_pretrained_file(loop, saved, run, tmp_path):
     cfg = pretrained_classifier(tmp_path / 'pretrained.pth', loop, saved == 'delta')
     check(run, cfg, Stop(3, 'val'), Stop(6))
     name = 'epoch_4.pth' if loop == 'epochs' else 'iter_12.pth'
@@ -187,13 +194,26 @@ class TestData:
         assert differences(whole, resumed) == []
 
 
+@pytest.mark.usefixtures('no_known_bases')
 class TestDetectionAndSegmentation:
 
-    def test_mask_rcnn(self, digits, tmp_path, run):
-        check(run, random_detector(digits, tmp_path, 'epochs'), Stop(2))
+    @SAVED
+    def test_mask_rcnn(self, saved, digits, tmp_path, run):
+        check(run, random_detector(digits, tmp_path, 'epochs', saved == 'delta'), Stop(2))
+        raw = load_file(str(tmp_path / 'stopped/epoch_2.pth'))
+        assert ('delta' in raw) == (saved == 'delta')
+        assert ('neck.fpn_convs.0.conv.weight' in raw['state_dict']) == (saved == 'whole')
 
-    def test_upernet(self, digits, tmp_path, run):
-        check(run, random_segmentor(digits, tmp_path, 'iterations'), Stop(1))
+    @SAVED
+    def test_upernet(self, saved, digits, tmp_path, run):
+        cfg = random_segmentor(digits, tmp_path, 'iterations', saved == 'delta')
+        # beside frozen BatchNorms one whose statistics move
+        cfg.custom_hooks[0]['freeze'] = ['paper', dict(train=r'decode_head\.fpn_bottleneck\.')]
+        check(run, cfg, Stop(1))
+        raw = load_file(str(tmp_path / 'stopped/iter_3.pth'))
+        assert ('delta' in raw) == (saved == 'delta')
+        assert 'decode_head.fpn_bottleneck.bn.running_mean' in raw['state_dict']
+        assert ('decode_head.bottleneck.bn.running_mean' in raw['state_dict']) == (saved == 'whole')
 
 
 @pytest.mark.parametrize('loop, name', [('epochs', None), ('iterations', 'iter_5.pth')])

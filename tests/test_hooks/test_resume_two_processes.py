@@ -35,6 +35,8 @@ def test_deltas_and_the_other_toolboxes(digits, tmp_path):
                   '--local_addr=127.0.0.1', '--nproc_per_node=2', resume_in_processes.__file__,
                   str(digits), str(tmp_path)], Path(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
+    raw = load_file(str(tmp_path / 'segmentor_stopped' / 'epoch_2.pth'))
+    assert 'decode_head.fpn_bottleneck.bn.running_mean' in raw['delta']['map']
     for name in resume_in_processes.STOPS:
         whole = ends(tmp_path, f'{name}_whole', 2)
         assert differences(whole, ends(tmp_path, f'{name}_stopped', 2)) == [], name

@@ -636,4 +636,4 @@ def test_packaging_forces_no_toolbox():
     assert version == '0.1.0'
     assert not any(re.match('mmcv|mmdet|mmpretrain|mmseg|torchvision|.*==', item)
                    for item in requires)
-    assert extras == ['all', 'det', 'digits', 'pretrain', 'seg', 'test']
+    assert extras == ['all', 'det', 'digits', 'onnx', 'pretrain', 'seg', 'test']

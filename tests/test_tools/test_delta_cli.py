@@ -65,6 +65,38 @@ def files(tmp_path):
     return base, whole
 
 
+def test_whole_as_safetensors(files, run, tmp_path):
+    base, whole = files
+    delta, again = tmp_path / 'delta.pth', tmp_path / 'again.safetensors'
+    assert run('extract', whole, '--base', base, '--out', delta)[0] == 0
+    status, out, _ = run('apply', delta, '--out', again)
+    assert status == 0 and 'a whole checkpoint of a grown model' in out
+    state = load_file(str(whole))['state_dict']
+    content = load_file(str(again))
+    assert content['meta']['dataset_meta'] == dict(classes=['cat', 'dog', 'cow'])
+    written = content['state_dict']
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[key], value) for key, value in state.items())
+
+
+def test_safetensors_hold_no_optimizer(files, run, tmp_path):
+    base, whole = files
+    delta = tmp_path / 'delta.safetensors'
+    status, _, error = run('extract', whole, '--base', base, '--out', delta, '--keep-optimizer')
+    assert status == 2 and '--keep-optimizer: a safetensors file holds no optimizer' in error
+    assert not delta.exists()
+
+
+def test_the_base_is_not_overwritten(files, run, tmp_path):
+    base, whole = files
+    before, delta = base.read_bytes(), tmp_path / 'delta.pth'
+    assert run('extract', whole, '--base', base, '--out', delta)[0] == 0
+    for words in (('extract', whole, '--base', base), ('apply', delta)):
+        status, _, error = run(*words, '--out', base, '--force')
+        assert status == 2 and 'base.pth is the base, which deltas need' in error
+        assert base.read_bytes() == before
+
+
 @pytest.mark.parametrize('ending', ('pth', 'safetensors'))
 def test_extract_and_apply(ending, files, run, tmp_path):
     base, whole = files

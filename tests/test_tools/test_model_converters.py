@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from safetensors.torch import load_file as read_safetensors
 
 from scalenet_mm.analysis.inputs import RANDOM, ModelSource, load_model
 from scalenet_mm.checkpoints import load_file, make_delta, read_checkpoint
@@ -117,6 +118,18 @@ def test_publish(tmp_path, use):
     assert cfg.data == dict(root='coco/', name='/a', url='https://x.org/a/b')
 
 
+def test_names_of_classes_that_look_like_paths_stay(tmp_path, use):
+    classes = ('/m/011k07', '/m/01226z')
+    checkpoint = trained(STATE, CLASSES=classes, PALETTE=['/a/b'], work_dir='/home/someone/runs')
+    checkpoint['meta']['dataset_meta'] = dict(classes=classes)
+    torch.save(checkpoint, tmp_path / 'epoch_3.pth')
+    assert use('publish_model', tmp_path / 'epoch_3.pth', tmp_path / 'out.pth')[0] == 0
+    meta = load_file(published(tmp_path))['meta']
+    assert meta['dataset_meta'] == dict(classes=classes)
+    assert meta['CLASSES'] == classes and meta['PALETTE'] == ['/a/b']
+    assert meta['work_dir'] == 'runs' and '/home' not in meta['cfg']
+
+
 @pytest.mark.parametrize('ending', ['pth', 'safetensors'])
 def test_the_same_content_has_the_same_name(ending, tmp_path, use):
     """In another process and folder; safetensors' own writer puts notes in any order."""
@@ -139,7 +152,9 @@ def test_publish_safetensors(tmp_path, use):
     status, text = use('publish_model', tmp_path / 'epoch_3.pth', tmp_path / 'out.safetensors')
     assert status == 0, text
     content = load_file(published(tmp_path, 'safetensors'))
-    assert all(torch.equal(v, STATE[k]) for k, v in content.items()) and set(content) == set(STATE)
+    assert content['meta']['dataset_meta'] == dict(classes=['a', 'b'])
+    state = content['state_dict']
+    assert all(torch.equal(v, STATE[k]) for k, v in state.items()) and set(state) == set(STATE)
 
 
 def test_publish_averaged_or_trained_weights(tmp_path, use):
@@ -219,7 +234,7 @@ def test_convert_keys(tmp_path, use):
     assert status == 2 and 'is grown' in text and not (tmp_path / 'timm.safetensors').exists()
     status, text = use(*words, '--part', 'ungrown')
     assert status == 0 and 'left out, repeats: layers.0_r1.ln1.weight' in text
-    timm = load_file(tmp_path / 'timm.safetensors')
+    timm = read_safetensors(tmp_path / 'timm.safetensors')  # as others do
     assert torch.equal(timm['blocks.3.mlp.fc1.weight'],
                        model.backbone.layers[6].ffn.layers[0][0].weight)
     status, text = use(*words, '--part', 'ungrown')
