@@ -22,9 +22,9 @@ BACKEND = 'scalenet_local'
 _TEMPORARY = '.tmp'
 _ZIP = b'PK\x03\x04'
 _DOS_FOLDER = 0x10
-#: A name by its last number; digits in the ending count only where there are no others.
 #: What mmengine can do without when it resumes.
 _MAY_LACK = ('optimizer', 'param_schedulers')
+#: A name by its last number; digits in the ending count only where there are no others.
 _NUMBERED = re.compile(r'(.*?)(\d+)(\D*(?:\.\w+)?)$')
 #: How mmengine names the files of a training.
 _USUAL = (('epoch_', '.pth'), ('iter_', '.pth'))
@@ -261,7 +261,7 @@ def find_newest_whole(folder: str, say: Callable = print) -> Optional[str]:
             if of_training:
                 passed.append(str(error))
                 refused |= isinstance(error, TypeRefusedError)
-            say(f'resume: passed over {error}')
+            say(f'resume: passed over, since {error}')
             continue
         if passed:
             say(f'resume: going back to {path}, the newest that is whole')

@@ -92,7 +92,11 @@ class TypeRefusedError(CheckpointError):
             'load. Unpickling it could run code, so the file is refused. If you trust it, allow '
             'the type by scalenet_mm.checkpoints.allow_types, or save the file again with its '
             'tensors alone')
+        self.source = source
         self.type_name = type_name
+
+    def __reduce__(self):  # other processes are told of it
+        return type(self), (self.source, self.type_name)
 
 
 def allow_types(*types: type) -> None:

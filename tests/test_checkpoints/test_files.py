@@ -468,8 +468,8 @@ def test_damaged_files_are_passed_over(work, damaged, expected):
         assert work.said == []
         return
     for name, line in zip(damaged, work.said, strict=False):
-        assert line.startswith(f'resume: passed over {work.folder / name} is no checkpoint file, '
-                               'or is truncated or damaged')
+        assert line.startswith(f'resume: passed over, since {work.folder / name} is no checkpoint '
+                               'file, or is truncated or damaged')
     assert work.said[-1] == (f'resume: going back to {work.folder / expected}, the newest that is '
                              'whole')
 

@@ -253,3 +253,10 @@ def test_safetensors_without_the_package(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match='model.safetensors is in the safetensors format; to '
                        'read it, pip install safetensors'):
         load_file(str(path))
+
+
+def test_a_refusal_can_be_sent_to_other_processes():
+    error = TypeRefusedError('epoch_1.pth', 'my.Type')
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is TypeRefusedError
+    assert (str(again), again.type_name) == (str(error), 'my.Type')

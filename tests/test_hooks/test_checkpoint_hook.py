@@ -148,8 +148,8 @@ def test_damaged_files_are_passed_over(make, log, tmp_path):
     damage(tmp_path / 'work' / 'epoch_3.pth')
     make(epochs=4, max_keep_ckpts=-1, top=dict(resume=True)).train()
     assert 'resumed epoch: 2' in log()
-    assert re.search(r'resume: passed over \S*epoch_3.pth is no checkpoint file, or is truncated '
-                     r'or damaged.*\n.*resume: going back to \S*epoch_2.pth', log())
+    assert re.search(r'resume: passed over, since \S*epoch_3.pth is no checkpoint file, or is '
+                     r'truncated or damaged.*\n.*resume: going back to \S*epoch_2.pth', log())
     load_file(str(tmp_path / 'work' / 'epoch_3.pth'))  # it was trained again
 
 
