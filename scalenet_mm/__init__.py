@@ -1,9 +1,10 @@
 """ScaleNet for OpenMMLab: deeper vision transformers from shared weights and small adapters.
 
 Importing the package registers everything in mmengine's root registries, where all toolboxes find
-it, makes loading of checkpoints safe, and teaches mmengine's FLOPs counter attention (an entry in
-its table, if it has none); ``custom_imports = dict(imports=['scalenet_mm'])`` is all that a config
-needs. No toolbox is imported: any one of the three is enough.
+it, makes mmengine's loading of checkpoints safe and able to read deltas, and teaches mmengine's
+FLOPs counter attention (an entry in its table, if it has none);
+``custom_imports = dict(imports=['scalenet_mm'])`` is all that a config needs. No toolbox is
+imported: any one of the three is enough.
 """
 from .analysis import register_flop_handlers as _register_flop_handlers
 from .backbones import ScaleNetSwin, ScaleNetViT, grow_backbone

@@ -1,4 +1,4 @@
-"""Reading pretrained weights of every format, safely."""
+"""Weights of every format, read safely; deltas; files that are whole or absent."""
 from .adapt import adapt_checkpoint
 from .base_files import add_base, is_delta
 from .delta import (
