@@ -19,7 +19,7 @@ from .errors import (
     GrowthError,
     ScaleNetError,
 )
-from .growth import grow
+from .growth import fast_paths, grow, speed_up
 from .hooks import AdapterInjectionHook, DeltaCheckpointHook, SafeCheckpointHook
 from .necks import SimpleFeaturePyramid
 from .optim import LayerDecayOptimWrapperConstructor
@@ -32,5 +32,6 @@ __all__ = [
     'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'DataError', 'DeltaCheckpointHook',
     'ExportError', 'GrowthError', 'LayerDecayOptimWrapperConstructor', 'SafeCheckpointHook',
     'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT', 'SimpleFeaturePyramid', '__version__',
-    'add_base', 'grow', 'grow_backbone', 'load_pretrained', 'make_digit_scenes'
+    'add_base', 'fast_paths', 'grow', 'grow_backbone', 'load_pretrained', 'make_digit_scenes',
+    'speed_up'
 ]

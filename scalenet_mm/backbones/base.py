@@ -10,7 +10,7 @@ from ..checkpoints.backbone_state import adapt_backbone_state, check_backbone_st
 from ..checkpoints.keys import name_as_classifier
 from ..checkpoints.pretrained import load_pretrained
 from ..errors import ConfigError
-from ..growth import grow_stages, set_drop_path_rates, ungrown_name
+from ..growth import grow_stages, set_drop_path_rates, speed_up, ungrown_name
 from ..growth.sharing import Tied
 
 #: Stands for "not given" where None means something.
@@ -98,6 +98,7 @@ class GrowableBackbone(BaseModule):
             adjustment = {}
         self.growth, self.adjustment = growth, adjustment
         self.layer_maps = grow_stages(self.block_lists, growth, adjustment)
+        speed_up(self)
         with torch.device('cpu'):  # the rates are numbers, also for a model built on 'meta'
             set_drop_path_rates(self.block_lists, drop_path_rate)
         self.train()  # frozen_stages must show before DDP and the optimizer look

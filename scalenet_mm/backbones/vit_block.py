@@ -48,9 +48,11 @@ class SelfAttention(BaseModule):
     def forward(self, x):
         """Attend; ``x`` and the result have shape (batch, tokens, embed_dims)."""
         batch, tokens, dims = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # parted before the heads are moved: the gradients then come together in one copy
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).unbind(2)
         out = F.scaled_dot_product_attention(
-            *qkv.unbind(0), dropout_p=self.attn_drop_rate if self.training else 0.)
+            *(part.transpose(1, 2) for part in qkv),
+            dropout_p=self.attn_drop_rate if self.training else 0.)
         out = self.proj(out.transpose(1, 2).reshape(batch, tokens, dims))
         return self.out_drop(self.proj_drop(out))
 

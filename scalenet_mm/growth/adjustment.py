@@ -15,6 +15,15 @@ import torch.nn.functional as F
 
 from ..errors import GrowthError
 from .derived import Derived, change_class
+from .fused import (
+    IDENTITY,
+    Affine,
+    can_fuse,
+    can_take,
+    find_activation,
+    fused_affine,
+    is_plain_linear,
+)
 
 ADJUSTMENT_TYPES = ('ParallelAdapter', 'LoRA')
 ADJUSTMENT_SCOPES = ('all', 'shared')
@@ -135,6 +144,10 @@ class Adjusted(Derived):
     prefix = 'Adjusted'
 
     def forward(self, x):
+        if can_fuse(x):
+            parts = affine_of(self)
+            if parts is not None and can_take(x, parts[0]):
+                return fused_affine(x, *parts)
         out = super().forward(x)
         own = self._parameters
         if 'adapter_down' in own:
@@ -150,6 +163,34 @@ class Adjusted(Derived):
         own = [f'{name}={tuple(p.shape)}' for name, p in self._parameters.items()
                if name in ADAPTER_NAMES or name == GAIN_NAME]
         return ', '.join([super().extra_repr(), *own])
+
+
+def affine_of(linear: nn.Linear) -> Optional[tuple]:
+    """Put together what a linear layer computes, for the fused operations.
+
+    Args:
+        linear (nn.Linear): The layer, adjusted or not.
+
+    Returns:
+        tuple[Affine, Activation] | None: Its tensors and its adapter's non-linearity; None if it
+        is more than the fused operations know.
+    """
+    if not is_plain_linear(linear):
+        return None
+    own, act = linear._parameters, IDENTITY
+    has_adapter, has_lora = 'adapter_down' in own, 'lora_down' in own
+    down = up = None
+    if has_adapter and has_lora:
+        return None
+    if has_adapter:
+        act = find_activation(linear.adapter_act)
+        down, up = linear.adapter_down, linear.adapter_up
+        if act is None:
+            return None
+    elif has_lora:
+        down, up = linear.lora_down, linear.lora_up
+    gain = linear.gain if GAIN_NAME in own else None
+    return Affine(linear.weight, linear.bias, down, up, gain), act
 
 
 def _as_adjusted(linear: nn.Linear, name: str) -> None:

@@ -22,6 +22,7 @@ from .derived import Derived, change_class
 from .layer_map import LayerMap, make_layer_map, resolve_indices
 from .new_block import average_tensors, make_new_block
 from .sharing import Repeat, check_repeatable, is_norm, tie
+from .speed_up import speed_up
 
 SHARES = ('weights', 'all', 'none')
 
@@ -331,6 +332,7 @@ def _grow_one(blocks, layer_map, growth, adjustment):
             gain = growth.gain(layer_map.repeats[position], instances_of_source)
         if gain is not None:
             set_gains(block, gain, name)
+        speed_up(block)
 
     change_class(blocks, Grown)
     blocks._modules.clear()

@@ -20,7 +20,14 @@ from ..backbones.grown_backbone import grow_backbone
 from ..checkpoints.adapt import adapt_checkpoint
 from ..checkpoints.tracker import LoadTracker
 from ..errors import CheckpointError, ConfigError
-from ..growth import adjusted_linears, apply_freezing, check_ties, frozen_batchnorms, growth_of
+from ..growth import (
+    adjusted_linears,
+    apply_freezing,
+    check_ties,
+    frozen_batchnorms,
+    growth_of,
+    speed_up,
+)
 from ..optim import check_layer_decay
 from .checkpoint_hook import secure_checkpoints
 from .class_check import check_classes, check_labels, labels_of_heads, labels_of_metrics
@@ -105,6 +112,7 @@ class AdapterInjectionHook(Hook):
         prepared = getattr(model, '_scalenet_prepared', False)
         if not prepared:
             self._inject(runner, model)
+            speed_up(model)  # the heads too: nothing that they compute changes
             lines = [] if self.freeze is None else apply_freezing(model, self.freeze)
             check_ties(model)
             model._scalenet_prepared = True
