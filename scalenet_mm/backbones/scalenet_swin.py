@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
+from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
@@ -12,6 +12,7 @@ from mmengine.utils import to_2tuple
 from ..checkpoints.resize import resize_pos_embed
 from ..errors import ConfigError
 from .base import UNSET, GrowableBackbone, lookup_arch, only_given, refuse_mixed
+from .patch_merging import PatchMerging
 from .swin_block import SwinBlock
 
 

@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 
 from ..checkpoints.resize import relative_position_index
 from ..errors import ConfigError
+from ..growth.fused import can_fuse
+from .sorted_windows import attend, from_windows, to_windows, window_order
 
 
 class WindowMSA(BaseModule):
@@ -50,37 +52,51 @@ class WindowMSA(BaseModule):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(self, x, mask=None):
+    def forward(self, x, mask=None, order=None):
         """Attend within windows.
 
         Args:
             x (torch.Tensor): Windows of shape (batch * windows, tokens, embed_dims), the windows
-                of an image one after the other.
+                of an image one after the other; with an ``order``, the tokens of the maps, of
+                shape (batch * height * width, embed_dims).
             mask (torch.Tensor, optional): Added to the attention logits; shape (windows, tokens,
-                tokens). Defaults to None.
+                tokens), with an ``order`` (kinds of windows, tokens, tokens). Defaults to None.
+            order (WindowOrder, optional): Where tokens lie in windows. Defaults to None.
 
         Returns:
             torch.Tensor: Of the shape of ``x``.
         """
-        count, tokens, dims = x.shape
+        tokens = self.window_size**2
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)
+        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0)
+        if mask is not None:
+            bias = bias + mask.unsqueeze(1)
+        if order is not None:
+            return self._attend_in_order(x, bias, order)
+        count, _, dims = x.shape
         # (3, batch, windows * heads, tokens, dims of a head): with the windows among the heads
         # one additive mask serves the whole batch. Without a mask each window is a batch item.
-        windows = 1 if mask is None else mask.shape[0]
-        if mask is not None:
-            bias = (bias + mask.unsqueeze(1)).flatten(0, 1)
+        windows = bias.shape[0]
         qkv = self.qkv(x).view(count // windows, windows, tokens, 3, self.num_heads, -1)
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         out = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=bias.unsqueeze(0).to(query.dtype),
+            attn_mask=bias.flatten(0, 1).unsqueeze(0).to(query.dtype),
             dropout_p=self.attn_drop_rate if self.training else 0.,
             scale=self.scale)
         out = out.unflatten(1, (windows, self.num_heads)).transpose(2, 3)
         return self.proj_drop(self.proj(out.reshape(count, tokens, dims)))
+
+    def _attend_in_order(self, x, bias, order):
+        if order.padding is None:
+            qkv = self.qkv(to_windows(x, order))
+        else:  # each token once, and all places without one have the same
+            qkv = to_windows(self.qkv(x), order, self.qkv(x.new_zeros(1, x.shape[1])))
+        qkv = qkv.view(-1, self.window_size**2, 3, self.num_heads, x.shape[1] // self.num_heads)
+        out = attend(qkv, bias.to(qkv.dtype), order.counts, self.scale)
+        return self.proj_drop(self.proj(from_windows(out.reshape(-1, x.shape[1]), order)))
 
 
 class ShiftWindowMSA(BaseModule):
@@ -137,6 +153,11 @@ class ShiftWindowMSA(BaseModule):
                 raise ConfigError(f'a map of {height} x {width} is smaller than the window of '
                                   f'{size}: use larger images, or pad_small_map=True')
             shift = 0
+        if can_fuse(x) and not (self.training and self.w_msa.attn_drop_rate):
+            order = window_order(batch, height, width, size, shift, x.device)
+            # a map of 2 x 2 windows has one of each kind
+            mask = shift_mask(2 * size, 2 * size, size, shift, x.device) if shift else None
+            return self.drop(self.w_msa(x.reshape(-1, dims), mask, order).view(x.shape))
 
         x = x.view(batch, height, width, dims)
         pad_right, pad_bottom = -width % size, -height % size
@@ -175,8 +196,9 @@ def shift_mask(height: int, width: int, size: int, shift: int, device) -> torch.
         torch.Tensor: 0 for pairs of the same region, -100 for others; shape (windows, size *
         size, size * size). The same tensor for the same arguments.
     """
-    # what is made while tracing or counting (fake tensors) must not be found by a real run later
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    # what is made while tracing or counting (fake tensors) must not be found by a later run
+    if (torch.compiler.is_compiling() or torch.jit.is_tracing()
+            or torch._C._len_torch_dispatch_stack()):
         return _make_shift_mask(height, width, size, shift, device)
     return _cached_shift_mask(height, width, size, shift, device)
 

@@ -25,10 +25,10 @@ from .fast_path import fast_paths_enabled
 
 #: Classes of linear layers that compute ``x weight^T + bias`` and nothing else.
 PLAIN_LINEARS = {nn.Linear}
-#: About so many numbers of an MLP's hidden map are worked on at a time, a megabyte in float32.
-GROUP = 2**18
-#: But not fewer rows: a product with fewer spends its time on reading the weight.
-SHORTEST = 256
+#: About so many numbers of an MLP's hidden map are worked on at a time, 4 MB in float32. Smaller
+#: groups read the weights more often; the memory of much larger ones is taken from the system and
+#: given back at every call.
+GROUP = 2**20
 
 
 def is_plain_linear(module: nn.Module) -> bool:
@@ -117,10 +117,10 @@ def can_fuse(x: torch.Tensor) -> bool:
     # first: what follows is not for a compiler to read
     if torch.compiler.is_compiling() or not fast_paths_enabled(x.device.type):
         return False
-    return (type(x) in _PLAIN_TENSORS and x.is_floating_point() and x.numel() > 0
-            and not torch.jit.is_tracing() and not torch._C._len_torch_dispatch_stack()
+    return (not torch.jit.is_tracing() and not torch._C._len_torch_dispatch_stack()
             and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0)
+            and forward_ad._current_level < 0 and type(x) in _PLAIN_TENSORS
+            and x.is_floating_point() and x.numel() > 0)
 
 
 def can_take(x: torch.Tensor, *affines) -> bool:
@@ -193,7 +193,8 @@ def _rows(x):
 
 
 def _groups(rows, first, whole=False):
-    return (rows, ) if whole else rows.split(max(GROUP // first.weight.shape[0], SHORTEST))
+    count = 1 if whole else max(round(rows.shape[0] * first.weight.shape[0] / GROUP), 1)
+    return rows.split(-(-rows.shape[0] // count))
 
 
 def _join(groups):
@@ -210,10 +211,18 @@ def _cast(affine, dtype):
 
 def _affine(x, affine, act):
     """The result, the adapter's hidden numbers before ``act``, and the result without gain."""
-    out, hidden = products.linear(x, affine.weight, affine.bias), None
-    if affine.down is not None:
-        hidden = products.linear(x, affine.down)
-        products.add_product(out, act(hidden), affine.up)
+    weight, bias, down, up, _ = affine
+    hidden = None if down is None else products.linear(x, down)
+    outputs, inputs = weight.shape
+    if down is not None and outputs > inputs and len(x) >= 2 * inputs and (
+            products.chooses_onednn(x, weight)):
+        # one product with a few more columns: the wide result is not passed over again
+        out = products.linear(
+            torch.cat((x, act(hidden)), dim=1), torch.cat((weight, up), dim=1), bias)
+    else:
+        out = products.linear(x, weight, bias)
+        if down is not None:
+            products.add_product(out, act(hidden), up)
     return (out if affine.gain is None else out * affine.gain), hidden, out
 
 
@@ -254,11 +263,6 @@ def _sum(totals, parts):
     return Needs(*(None if t is None else t.add_(p) for t, p in zip(totals, parts)))
 
 
-def _like(grads, tensors):
-    """Gradients in the precision of what they are of."""
-    return [None if g is None else g.to(t.dtype) for g, t in zip(grads, tensors)]
-
-
 def _differentiable(plain, needs, x, tensors, grad):
     """The gradients by way of the plain form, for a backward pass that is itself recorded."""
     if x is None:
@@ -293,7 +297,7 @@ class _FusedAffine(torch.autograd.Function):
             _rows(grad), _rows(x), _cast(Affine(*tensors), grad.dtype), ctx.act, hidden, ungained,
             ctx.needs)
         dx = None if found.input is None else found.input.view(*grad.shape[:-1], -1)
-        return None, dx, *_like(found[1:], tensors)
+        return None, dx, *found[1:]
 
 
 class _FusedMLP(torch.autograd.Function):
@@ -343,4 +347,4 @@ class _FusedMLP(torch.autograd.Function):
             totals = _sum(totals, found._replace(input=None))
         dx = _join(inputs).view(*grad.shape[:-1], -1) if ctx.first.input else None
         totals = totals or Needs(*[None] * len(Needs._fields))
-        return None, dx, *_like((*totals[1:], *second_totals[1:]), tensors)
+        return None, dx, *totals[1:], *second_totals[1:]

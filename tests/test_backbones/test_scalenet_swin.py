@@ -11,6 +11,7 @@ from scalenet_mm import ScaleNetSwin
 from scalenet_mm.backbones.swin_block import SwinBlock
 from scalenet_mm.errors import ConfigError, GrowthError
 from scalenet_mm.growth import get_drop_path_rate
+from scalenet_mm.growth.fast_path import fast_paths
 
 ARCH = dict(embed_dims=16, depths=(2, 2, 2), num_heads=(2, 2, 4))
 DENSE = dict(**ARCH, strides=(4, 2, 2), out_indices=(0, 1, 2))
@@ -89,18 +90,43 @@ def test_the_two_readings_of_small_maps_differ(randomise, image):
     assert torch.equal(dense(x)[0], padded(x)[0])
 
 
-def test_gradients_equal_stock(randomise, image):
+@pytest.mark.parametrize('fast', [True, False])
+def test_gradients_equal_stock(fast, randomise, image):
     options = dict(**DENSE, drop_path_rate=0.)
     ours, theirs = same_weights(
         ScaleNetSwin(**options, **UNGROWN), stock('mmdet', **options), randomise)
     for model in (ours.double(), theirs.double()):
-        outputs = model(image(2, 3, 57, 90).double())
+        with fast_paths(fast):
+            outputs = model(image(2, 3, 57, 90).double())
         sum((out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum()
             for out in outputs).backward()
     expected = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name].grad, msg=name)
         assert parameter.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('growth', ['paper', dict(start=dict(type='split', share=0.5))])
+@pytest.mark.parametrize('dtype, tolerance', [
+    (torch.float64, dict(rtol=1e-9, atol=1e-11)),
+    (torch.float32, dict(rtol=1e-3, atol=1e-4)),
+], ids=['float64', 'float32'])
+def test_fast_equals_plain(dtype, tolerance, growth, randomise, image):
+    model = randomise(ScaleNetSwin(**DENSE, drop_path_rate=0., growth=growth)).to(dtype)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = 'norm' in name or 'adapter' in name or 'gain' in name
+    found = []
+    for fast in (True, False):
+        model.zero_grad()
+        with fast_paths(fast):
+            outputs = model(image(2, 3, 57, 90).to(dtype))
+        sum((out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view(out.shape)).mean()
+            for out in outputs).backward()
+        found.append([*outputs, *(p.grad for p in model.parameters() if p.requires_grad)])
+    for got, expected in zip(*found):
+        assert expected.any()
+        scale = expected.detach().abs().max()
+        torch.testing.assert_close(got / scale, expected / scale, **tolerance)
 
 
 def test_equals_timm(tmp_path, randomise, image, assert_same_outputs):

@@ -1,8 +1,11 @@
-"""Window attention against the definition, and its cached mask."""
+"""Window attention against the definition, its fast path against the plain one, its mask."""
+import copy
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from scalenet_mm.backbones import window_attention
 from scalenet_mm.backbones.window_attention import (
     ShiftWindowMSA,
     WindowMSA,
@@ -10,6 +13,7 @@ from scalenet_mm.backbones.window_attention import (
     shift_mask,
 )
 from scalenet_mm.errors import ConfigError
+from scalenet_mm.growth.fast_path import fast_paths
 
 
 def test_window_attention_is_softmax_with_bias(randomise, image):
@@ -108,3 +112,158 @@ def test_smaller_maps_are_padded_or_refused(randomise, image):
 def test_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match='embed_dims 10 is not divisible by num_heads 3'):
         WindowMSA(10, 3, 4)
+
+
+# --- the fast path against the plain one ---------------------------------------------------------
+
+
+@pytest.fixture
+def fast_calls(monkeypatch):
+    """How often attention went by the fast path."""
+    calls, attend = [], window_attention.attend
+
+    def counting(*args):
+        calls.append(args)
+        return attend(*args)
+
+    monkeypatch.setattr(window_attention, 'attend', counting)
+    return calls
+
+
+MAPS = [(8, 12), (9, 14), (4, 4), (3, 5), (4, 11), (1, 1), (17, 4)]
+
+
+def both_ways(module, run):
+    """What ``run`` gives on the fast path and on the plain one, and the gradients."""
+    results = []
+    for enabled in (True, False):
+        module.zero_grad()
+        with fast_paths(enabled):
+            results.append((*run(), *(p.grad for p in module.parameters())))
+    return results
+
+
+@pytest.mark.parametrize('pad_small_map', [True, False])
+@pytest.mark.parametrize('shift', [0, 2])
+@pytest.mark.parametrize('dtype, tolerance', [
+    (torch.float64, dict(rtol=1e-12, atol=1e-12)),
+    (torch.float32, dict(rtol=1e-5, atol=2e-5)),
+    (torch.bfloat16, dict(rtol=0.1, atol=0.15)),
+], ids=['float64', 'float32', 'bfloat16'])
+def test_fast_equals_plain(dtype, tolerance, shift, pad_small_map, randomise, image, fast_calls):
+    attention = randomise(ShiftWindowMSA(
+        16, 4, 4, shift_size=shift, pad_small_map=pad_small_map)).to(dtype)
+    for size in [size for size in MAPS if pad_small_map or min(size) >= 4]:
+        x = image(3, size[0] * size[1], 16).to(dtype)
+
+        def run():
+            leaf = x.clone().requires_grad_()
+            out = attention(leaf, size)
+            out.backward(image(*out.shape, seed=1).to(dtype))
+            return out.detach(), leaf.grad
+
+        before = len(fast_calls)
+        fast, plain = both_ways(attention, run)
+        assert len(fast_calls) == before + 1
+        for got, expected in zip(fast, plain):
+            assert got.dtype == dtype and expected.any()
+            torch.testing.assert_close(got, expected, **tolerance)
+        with torch.no_grad():
+            torch.testing.assert_close(attention(x, size), plain[0], **tolerance)
+        with torch.inference_mode():
+            torch.testing.assert_close(attention(x, size), plain[0], **tolerance)
+
+
+def test_fast_equals_plain_with_a_frozen_base(randomise, image, fast_calls):
+    attention = randomise(ShiftWindowMSA(16, 4, 4, shift_size=2)).requires_grad_(False)
+
+    def run():
+        leaf = image(2, 126, 16).requires_grad_()
+        attention(leaf, (9, 14)).sin().sum().backward()
+        return (leaf.grad, )
+
+    (fast, *none), (plain, *_) = both_ways(attention, run)
+    assert none == [None] * 5 and fast_calls
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_fast_equals_plain_under_autocast(randomise, image, fast_calls):
+    attention = randomise(ShiftWindowMSA(16, 4, 4, shift_size=2))
+
+    def run():
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            leaf = image(2, 126, 16).requires_grad_()
+            out = attention(leaf, (9, 14))
+        out.float().sin().sum().backward()
+        return out.detach(), leaf.grad
+
+    fast, plain = both_ways(attention, run)
+    assert fast_calls and fast[0].dtype == torch.bfloat16
+    for got, expected in zip(fast, plain):
+        torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05 * expected.abs().max())
+
+
+def test_drop_path_drops_whole_images(randomise, image, fast_calls):
+    attention = randomise(ShiftWindowMSA(
+        16, 4, 4, shift_size=2, dropout_layer=dict(type='DropPath', drop_prob=0.5)))
+    torch.manual_seed(0)
+    out = attention(image(32, 63, 16), (9, 7))
+    dropped = (out == 0).flatten(1).all(1)
+    assert fast_calls and 4 < dropped.sum() < 28
+    kept = attention.eval()(image(32, 63, 16), (9, 7))
+    torch.testing.assert_close(out[~dropped], 2 * kept[~dropped], rtol=1e-4, atol=1e-5)
+
+
+def test_dropped_attention_weights_take_the_plain_path(randomise, image, fast_calls):
+    attention = randomise(ShiftWindowMSA(16, 4, 4, shift_size=2, attn_drop_rate=0.5))
+    x = image(1, 64, 16)
+    assert not torch.allclose(attention(x, (8, 8)), attention(x, (8, 8)))
+    assert not fast_calls
+    attention.eval()
+    assert torch.equal(attention(x, (8, 8)), attention(x, (8, 8))) and len(fast_calls) == 2
+
+
+def test_tracing_takes_the_plain_path(randomise, image, fast_calls):
+    attention = randomise(ShiftWindowMSA(8, 2, 4, shift_size=2)).requires_grad_(False)
+    x = image(1, 63, 8)
+    window_attention._cached_shift_mask.cache_clear()
+    traced = torch.jit.trace(lambda x: attention(x, (9, 7)), x)
+    assert 'Rearrange' not in str(traced.graph)
+    fast_calls.clear()  # torch's check of the trace runs the module, too
+    exported = torch.export.export(attention, (x, (9, 7))).module()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        attention(torch.randn(1, 63, 8), (9, 7))
+    assert not fast_calls
+    for run in (traced, lambda x: exported(x, (9, 7))):
+        torch.testing.assert_close(run(x), attention(x, (9, 7)), rtol=1e-5, atol=1e-5)
+
+
+def replace_by_data(table, values):
+    table.data = values
+
+
+def write_without_a_version(table, values):
+    table.data.copy_(values)
+
+
+def step(table, values):
+    table.requires_grad_()
+    table.grad = table.detach() - values
+    torch.optim.SGD([table], lr=1.).step()
+    table.requires_grad_(False)
+
+
+@pytest.mark.parametrize('change', [replace_by_data, write_without_a_version, step])
+def test_nothing_computed_from_weights_is_kept(change, randomise, image, fast_calls):
+    """Whatever way the table changes, frozen or not, the next call sees it."""
+    attention = randomise(ShiftWindowMSA(8, 2, 4, shift_size=2)).requires_grad_(False).eval()
+    x = image(1, 63, 8)
+    before = attention(x, (9, 7))
+    table = attention.w_msa.relative_position_bias_table
+    values = 3 * image(*table.shape, seed=5)
+    change(table, values.clone())
+    after = attention(x, (9, 7))
+    assert (after - before).abs().max() > 1e-2
+    with fast_paths(False):
+        torch.testing.assert_close(after, attention(x, (9, 7)), rtol=1e-5, atol=1e-5)
+    assert set(copy.deepcopy(attention).__dict__) == set(ShiftWindowMSA(8, 2, 4).__dict__)

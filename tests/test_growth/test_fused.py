@@ -68,7 +68,6 @@ def assert_close(found, expected, dtype):
 def small_groups(monkeypatch):
     """Cut even the maps of these tests into groups of rows."""
     monkeypatch.setattr(fused, 'GROUP', 64)
-    monkeypatch.setattr(fused, 'SHORTEST', 4)
 
 
 @pytest.fixture(params=['native', 'onednn'])
@@ -135,8 +134,7 @@ def test_any_mlp_and_any_choice_of_what_trains(shape, widths, ranks, flags, grou
         for tensor, trains in zip(affine, flags[4:]):
             if tensor is not None:
                 tensor.requires_grad_(trains)
-    before = fused.GROUP, fused.SHORTEST
-    fused.GROUP, fused.SHORTEST = group, 1
+    before, fused.GROUP = fused.GROUP, group
     try:
         out = fused_mlp(x, first, second, (RELU, GELU, RELU))
         expected = write_out(F.gelu(write_out(x, first, F.relu)), second, F.relu)
@@ -149,7 +147,7 @@ def test_any_mlp_and_any_choice_of_what_trains(shape, widths, ranks, flags, grou
                 gradients(out, inputs, cotangent), gradients(expected, inputs, cotangent),
                 torch.float64)
     finally:
-        fused.GROUP, fused.SHORTEST = before
+        fused.GROUP = before
 
 
 @pytest.mark.parametrize('frozen', [True, False])
