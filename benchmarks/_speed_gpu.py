@@ -1,0 +1,77 @@
+"""The part of the speed benchmark that only a GPU can run: peak memory and the largest batch."""
+import _speed_models as models
+import torch
+from _speed_sections import OURS, plainly, row
+
+CASES = (models.DEIT_BASE, models.SWIN_BASE)
+
+
+def largest_batch(measure, start=4, limit=4096) -> dict:
+    """Double the batch until it does not fit.
+
+    Args:
+        measure (Callable[[int], dict]): Measures a batch; raises ``torch.OutOfMemoryError`` if it
+            does not fit.
+        start (int): The first batch. Defaults to 4.
+        limit (int): The last. Defaults to 4096.
+
+    Returns:
+        dict[int, dict]: What was measured, by batch, up to the largest that fits.
+    """
+    fits, batch = {}, start
+    while batch <= limit:
+        try:
+            fits[batch] = measure(batch)
+        except torch.OutOfMemoryError:
+            break
+        batch *= 2
+    return fits
+
+
+def measure_batch(bench, model, size, batch, rounds=5) -> dict:
+    """dict: Median ``seconds``, ``images_per_second`` and ``peak`` bytes of a training step."""
+    from _speed_measure import in_turn
+    step = bench.step(model, bench.images(size.image, batch))
+    cuda = bench.device == 'cuda'
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = sorted(in_turn({'step': step}, rounds)['step'])[rounds // 2]
+    peak = torch.cuda.max_memory_allocated() if cuda else None
+    model.zero_grad(set_to_none=True)
+    return dict(seconds=seconds, images_per_second=batch / seconds, peak=peak)
+
+
+def batches(bench) -> dict:
+    """Training steps of ever larger batches, ours and mmpretrain's trained in full."""
+    rows, measured = [], {}
+    limit = 8 if bench.quick else 4096
+    for size in CASES:
+        size = bench.size(size)
+        stock = 'mmpretrain, trained in full'
+        found = measured[size.grown(2)] = {}
+        for name, build in ((OURS, models.ours), (stock, models.stock)):
+            # one at a time: the other's memory must not stand in the way
+            model = bench.build(name, lambda: build(size))
+            found[name] = largest_batch(
+                lambda batch: measure_batch(bench, model, size, batch), limit=limit)
+            if name == OURS:
+                found[f'{OURS}, fast paths off'] = largest_batch(
+                    lambda batch: plainly(lambda: measure_batch(bench, model, size, batch))(),
+                    limit=limit)
+            model = None  # free for the next one
+            bench.say(f'  {size.grown(2)}, {name}: up to {max(found[name], default=0)} images')
+        for name, of in found.items():
+            common = max(set(found[OURS]) & set(of), default=None)
+            if name == OURS or common is None:
+                continue
+            us, them = found[OURS][common], of[common]
+            for what, key in (('seconds a step', 'seconds'), ('peak memory', 'peak')):
+                if them[key]:
+                    value = us[key] / them[key]
+                    rows.append(row(size.grown(2), f'{what}, batch {common}', name,
+                                    dict(ratio=value, low=value, high=value)))
+            value = max(found[OURS]) / max(of)
+            rows.append(row(size.grown(2), 'largest batch', name,
+                            dict(ratio=value, low=value, high=value)))
+    return dict(rows=rows, batches=measured)
