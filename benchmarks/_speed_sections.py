@@ -337,7 +337,7 @@ def detectors(bench):
 
     from scalenet_mm.engine import load_config
     from scalenet_mm.engine.synthetic import make_batch
-    from scalenet_mm.growth import apply_freezing
+    from scalenet_mm.growth import apply_freezing, speed_up
     root = Path(__file__).resolve().parents[1]
     cfg = load_config(str(root / 'configs/maskrcnn_scalenet_swin-t_1x_coco.py'))
     cfg.model.backbone.drop_path_rate = 0.
@@ -363,6 +363,7 @@ def detectors(bench):
     stock.load_state_dict(heads, strict=False)
     hook, = (h for h in cfg.custom_hooks if h['type'] == 'AdapterInjectionHook')
     apply_freezing(ours, hook['freeze'])
+    speed_up(ours)  # as the hook does, the heads too
     for detector in (ours, stock):
         detector.to(bench.device).train()
     batch, _ = make_batch(cfg, 1, (side, side))

@@ -34,8 +34,7 @@ GROUP = 2**20
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether a module computes ``x weight^T + bias`` by a forward that we know."""
     recipe = getattr(module, '_recipe', None)
-    return ((recipe[0] if recipe else type(module)) in PLAIN_LINEARS
-            and 'forward' not in module.__dict__)
+    return (recipe[0] if recipe else type(module)) in PLAIN_LINEARS
 
 
 class Activation(NamedTuple):
@@ -161,7 +160,7 @@ def fused_affine(x: torch.Tensor, affine: Affine, act: Activation) -> torch.Tens
     x = _computing_dtype(x)
     if _wants_gradient(x, *affine):
         return _FusedAffine.apply(act, x, *affine)
-    return _affine(_rows(x), _cast(affine, x.dtype), act)[0].view(*x.shape[:-1], -1)
+    return _shaped(_affine(_rows(x), _cast(affine, x.dtype), act)[0], x)
 
 
 def fused_mlp(x: torch.Tensor, first: Affine, second: Affine, acts) -> torch.Tensor:
@@ -185,7 +184,7 @@ def fused_mlp(x: torch.Tensor, first: Affine, second: Affine, acts) -> torch.Ten
         _affine(acts[1](_affine(rows, first, acts[0])[0]), second, acts[2])[0]
         for rows in _groups(_rows(x), first)
     ]
-    return _join(outs).view(*x.shape[:-1], -1)
+    return _shaped(_join(outs), x)
 
 
 def _rows(x):
@@ -195,6 +194,11 @@ def _rows(x):
 def _groups(rows, first, whole=False):
     count = 1 if whole else max(round(rows.shape[0] * first.weight.shape[0] / GROUP), 1)
     return rows.split(-(-rows.shape[0] // count))
+
+
+def _shaped(rows, x):
+    """Rows in the shape of ``x``, as no view: what comes next may work in place."""
+    return _aten._unsafe_view(rows, [*x.shape[:-1], rows.shape[-1]])
 
 
 def _join(groups):
@@ -284,7 +288,7 @@ class _FusedAffine(torch.autograd.Function):
         out, hidden, ungained = _affine(x.reshape(-1, x.shape[-1]), affine, act)
         ctx.save_for_backward(x if _keeps_input(ctx.needs) else None, hidden,
                               ungained if ctx.needs.gain else None, *tensors)
-        return out.view(*x.shape[:-1], -1)
+        return _shaped(out, x)
 
     @staticmethod
     def backward(ctx, grad):
@@ -317,7 +321,7 @@ class _FusedMLP(torch.autograd.Function):
             outs.append(out)
             kept += [wide, narrow, second_narrow, ungained if ctx.second.gain else None]
         ctx.save_for_backward(x if _keeps_input(ctx.first) else None, *tensors, *kept)
-        return _join(outs).view(*x.shape[:-1], -1)
+        return _shaped(_join(outs), x)
 
     @staticmethod
     def backward(ctx, grad):

@@ -279,6 +279,23 @@ def test_a_weight_changed_in_between_is_noticed():
         out.sum().backward()
 
 
+@pytest.mark.parametrize('gain', [True, False])
+def test_the_result_may_be_worked_on_in_place(gain):
+    """As heads do with ``ReLU(inplace=True)`` behind a linear layer."""
+    first, second = make_affine(4, 6), make_affine(6, 4, gain=gain)
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *first, *second)
+    forms = (lambda: fused_mlp(x, first, second, (RELU, GELU, RELU)),
+             lambda: fused_affine(fused_affine(x, first, RELU), second, RELU))
+    for form in forms:
+        out = form()
+        cotangent = torch.randn_like(out)
+        expected = gradients(form().relu(), inputs, cotangent)
+        assert_close(gradients(out.relu_(), inputs, cotangent), expected, torch.float64)
+        with torch.no_grad():
+            assert torch.equal(form().relu_(), form().relu())
+
+
 def test_second_derivatives_without_an_input_are_refused():
     affine = make_affine(4, 4, None, frozen=True)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)

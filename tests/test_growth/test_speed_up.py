@@ -122,6 +122,17 @@ def test_hooks_for_all_modules_see_the_parts(taken):
     assert nn.GELU in seen and taken == ['fused_affine'] * 2
 
 
+def test_under_autocast_whatever_precision_comes(taken):
+    block = adjusted(make_mlp())
+    x = torch.randn(2, 8)
+    with torch.autocast('cpu'):
+        for given in (x, x.bfloat16()):
+            out, expected = block(given), plain(block, given)
+            assert out.dtype == expected.dtype == torch.bfloat16
+            assert torch.allclose(out, expected, rtol=.05, atol=.05)
+    assert taken == ['fused_mlp'] * 2
+
+
 def test_dropout_is_no_obstacle_where_it_does_nothing(taken):
     block = adjusted(make_mlp(drop=.5)).eval()
     block(torch.randn(2, 8))
