@@ -168,9 +168,10 @@ class _Attention(torch.autograd.Function):
         return _join(outs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         qkv, bias, log_sums = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the backward pass is itself recorded
+            return *_differentiable(ctx, qkv, bias, grad), None, None
         qkv_grad = torch.empty_like(qkv)
         bias_grad = torch.zeros_like(bias) if ctx.needs_input_grad[1] else None
         length = max(GROUP // bias[0].numel(), 1)
@@ -188,6 +189,21 @@ class _Attention(torch.autograd.Function):
                     if bias_grad is not None:
                         bias_grad[kind] += logits_grad.sum(0)
         return qkv_grad, bias_grad, None, None
+
+
+def _differentiable(ctx, qkv, bias, grad):
+    """The gradients of attention written out, which can be differentiated again."""
+    with torch.enable_grad():
+        # views: the input may depend on the table, and its own path to it is not ours
+        qkv, bias = qkv.view_as(qkv), bias.view_as(bias)
+        outs = []
+        for windows, b in _kinds(qkv, bias, ctx.counts):
+            query, key, value = windows.permute(2, 0, 3, 1, 4).unbind(0)
+            logits = ctx.scale * query @ key.transpose(-2, -1) + b
+            outs.append((logits.softmax(-1) @ value).transpose(1, 2))
+        wanted = [t for t, needed in zip((qkv, bias), ctx.needs_input_grad) if needed]
+        found = iter(torch.autograd.grad(_join(outs), wanted, grad, create_graph=True))
+    return [next(found) if needed else None for needed in ctx.needs_input_grad[:2]]
 
 
 def _group_gradients(grad, qkv, bias, log_sums, scale, out):

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 
 from ..checkpoints.resize import relative_position_index
 from ..errors import ConfigError
-from ..growth.fused import can_fuse
+from ..growth.fused import can_fuse, is_watched
 from .sorted_windows import attend, from_windows, to_windows, window_order
 
 
@@ -153,7 +153,7 @@ class ShiftWindowMSA(BaseModule):
                 raise ConfigError(f'a map of {height} x {width} is smaller than the window of '
                                   f'{size}: use larger images, or pad_small_map=True')
             shift = 0
-        if can_fuse(x) and not (self.training and self.w_msa.attn_drop_rate):
+        if self._goes_by_order(x):
             order = window_order(batch, height, width, size, shift, x.device)
             # a map of 2 x 2 windows has one of each kind
             mask = shift_mask(2 * size, 2 * size, size, shift, x.device) if shift else None
@@ -180,6 +180,13 @@ class ShiftWindowMSA(BaseModule):
         if pad_right or pad_bottom:
             x = x[:, :height, :width].contiguous()
         return self.drop(x.view(batch, height * width, dims))
+
+
+    def _goes_by_order(self, x):
+        """Whether the fast path can go here; a hook is to see windows, and once."""
+        inner = self.w_msa
+        return can_fuse(x) and not (self.training and inner.attn_drop_rate) and not any(
+            is_watched(module) for module in (inner, inner.qkv, inner.proj))
 
 
 def shift_mask(height: int, width: int, size: int, shift: int, device) -> torch.Tensor:

@@ -54,7 +54,8 @@ _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation
 def read_checkpoint(source,
                     map_location='cpu',
                     progress: bool = False,
-                    name: Optional[str] = None):
+                    name: Optional[str] = None,
+                    mmap: bool = False):
     """Load a checkpoint file safely, and make it whole if it is a delta.
 
     Args:
@@ -62,6 +63,7 @@ def read_checkpoint(source,
         map_location (optional): As for :func:`torch.load`. Defaults to 'cpu'.
         progress (bool): Whether to show a download. Defaults to False.
         name (str, optional): What to call an open file in messages. Defaults to None.
+        mmap (bool): As for :func:`load_file`. Defaults to False.
 
     Returns:
         Any: What the file holds, or the whole checkpoint.
@@ -71,7 +73,7 @@ def read_checkpoint(source,
     """
     if name is None:
         name = 'the file' if hasattr(source, 'read') else os.fspath(source)
-    checkpoint = load_file(source, map_location, progress, name)
+    checkpoint = load_file(source, map_location, progress, name, mmap)
     if not is_delta(checkpoint):
         return checkpoint
     return merge_delta(checkpoint, name=name, map_location=map_location)

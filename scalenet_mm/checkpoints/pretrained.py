@@ -28,7 +28,8 @@ def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
         CheckpointError: If the file cannot be read or is of another architecture; then nothing
             was loaded.
     """
-    checkpoint = read_checkpoint(source)
+    # left on the disk until they are copied into the backbone, below: one copy less
+    checkpoint = read_checkpoint(source, mmap=True)
     state = read_state_dict(checkpoint, source)
     own, _ = split_backbone(state, prefix)
     if not own:

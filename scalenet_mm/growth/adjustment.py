@@ -23,6 +23,7 @@ from .fused import (
     find_activation,
     fused_affine,
     is_plain_linear,
+    is_watched,
 )
 
 ADJUSTMENT_TYPES = ('ParallelAdapter', 'LoRA')
@@ -185,7 +186,7 @@ def affine_of(linear: nn.Linear) -> Optional[tuple]:
     if has_adapter:
         act = find_activation(linear.adapter_act)
         down, up = linear.adapter_down, linear.adapter_up
-        if act is None:
+        if act is None or is_watched(linear.adapter_act):
             return None
     elif has_lora:
         down, up = linear.lora_down, linear.lora_up

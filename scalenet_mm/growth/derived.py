@@ -44,6 +44,13 @@ def change_class(module: nn.Module, behaviour: type) -> None:
     module.__class__ = derive_class(type(module), behaviour, ())
 
 
+def take_behaviour(module: nn.Module, behaviour: type) -> None:
+    """Take a behaviour away from a module again, in place; the others stay."""
+    origin, layers = module._recipe
+    module.__class__ = _class_from_recipe(
+        origin, tuple(layer for layer in layers if layer[0] is not behaviour))
+
+
 def _read_through(name):
 
     def read(self):
@@ -52,8 +59,13 @@ def _read_through(name):
     return property(read, doc=f'``{name}`` of the source, read at every access.')
 
 
-def _new_from_recipe(origin, layers):
+def _class_from_recipe(origin, layers):
     cls = origin
     for behaviour, tied in layers:
         cls = derive_class(cls, behaviour, tied)
+    return cls
+
+
+def _new_from_recipe(origin, layers):
+    cls = _class_from_recipe(origin, layers)
     return cls.__new__(cls)

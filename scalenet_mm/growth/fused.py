@@ -18,6 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..errors import GrowthError
 from . import products
@@ -25,6 +26,9 @@ from .fast_path import fast_paths_enabled
 
 #: Classes of linear layers that compute ``x weight^T + bias`` and nothing else.
 PLAIN_LINEARS = {nn.Linear}
+#: Inputs that a square layer would take fewer multiply-adds for stay with the plain form: there
+#: the calls take the time, not the computing.
+SMALLEST = 2**19
 #: About so many numbers of an MLP's hidden map are worked on at a time, 4 MB in float32. Smaller
 #: groups read the weights more often; the memory of much larger ones is taken from the system and
 #: given back at every call.
@@ -33,8 +37,7 @@ GROUP = 2**20
 
 def is_plain_linear(module: nn.Module) -> bool:
     """Whether a module computes ``x weight^T + bias`` by a forward that we know."""
-    recipe = getattr(module, '_recipe', None)
-    return (recipe[0] if recipe else type(module)) in PLAIN_LINEARS
+    return class_of(module) in PLAIN_LINEARS
 
 
 class Activation(NamedTuple):
@@ -91,6 +94,8 @@ class Needs(NamedTuple):
 
 
 _PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
+# what tells of autocast for a device by its name came with torch 2.4
+_KNOWN_TORCH = hasattr(torch, 'get_autocast_dtype')
 _FIELDS = len(Affine._fields)
 
 
@@ -111,15 +116,17 @@ def can_fuse(x: torch.Tensor) -> bool:
     """Whether the fast paths can go here with this input.
 
     They cannot where operations are recorded or transformed: compiling, tracing, exporting,
-    counting, functorch, forward-mode derivatives.
+    counting, functorch, forward-mode derivatives. And they do not where there is too little to
+    compute.
     """
-    # first: what follows is not for a compiler to read
-    if torch.compiler.is_compiling() or not fast_paths_enabled(x.device.type):
+    # first: what follows is neither for a compiler to read nor for a tracer
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in _PLAIN_TENSORS:
         return False
-    return (not torch.jit.is_tracing() and not torch._C._len_torch_dispatch_stack()
+    return (x.numel() * x.shape[-1] >= SMALLEST and fast_paths_enabled(x.device.type)
+            and _KNOWN_TORCH and x.is_floating_point()
+            and not torch._C._len_torch_dispatch_stack()
             and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0 and type(x) in _PLAIN_TENSORS
-            and x.is_floating_point() and x.numel() > 0)
+            and forward_ad._current_level < 0)
 
 
 def can_take(x: torch.Tensor, *affines) -> bool:
@@ -127,10 +134,25 @@ def can_take(x: torch.Tensor, *affines) -> bool:
     tensors = [t for affine in affines for t in affine if t is not None]
     dtype, device = tensors[0].dtype, x.device
     if any(type(t) not in _PLAIN_TENSORS or t.dtype != dtype or t.device != device
-           for t in tensors):
+           or t.layout != torch.strided for t in tensors):
         return False
-    # under autocast the input comes in either precision
-    return x.dtype == dtype or torch.is_autocast_enabled(device.type)
+    if not torch.is_autocast_enabled(device.type):
+        return x.dtype == dtype
+    # The input comes in either precision. Of a weight that trains autocast keeps the narrow copy.
+    return not (torch.is_grad_enabled() and any(a.weight.requires_grad for a in affines))
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether calling a module does more than its class's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or module._backward_pre_hooks or 'forward' in module.__dict__
+                or _has_any_global_hook())
+
+
+def class_of(module: nn.Module) -> type:
+    """type: The class that a module had before any behaviour of ours was added."""
+    recipe = getattr(module, '_recipe', None)
+    return recipe[0] if recipe else type(module)
 
 
 def _wants_gradient(*tensors):
@@ -261,10 +283,19 @@ def _keeps_input(needs):
 
 
 def _sum(totals, parts):
-    """Add one group's gradients of parameters to those of the groups before it."""
+    """Add one group's gradients of parameters to those of the groups before it, in float32."""
     if totals is None:
-        return parts
+        return Needs(*(None if p is None else _widened(p) for p in parts))
     return Needs(*(None if t is None else t.add_(p) for t, p in zip(totals, parts)))
+
+
+def _widened(tensor):
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _like(grads, tensors):
+    """Gradients in the precision of what they are of."""
+    return [None if g is None else g.to(t.dtype) for g, t in zip(grads, tensors)]
 
 
 def _differentiable(plain, needs, x, tensors, grad):
@@ -272,8 +303,9 @@ def _differentiable(plain, needs, x, tensors, grad):
     if x is None:
         raise GrowthError('derivatives of second order are asked for, and the fast path kept no '
                           'input for them: compute the forward pass under fast_paths(False)')
-    inputs = (x, *tensors)
     with torch.enable_grad():
+        # views, because x may depend on the very weights: its own path to them is not ours
+        inputs = [None if t is None else t.view_as(t) for t in (x, *tensors)]
         wanted = [t for t, needed in zip(inputs, needs) if needed]
         found = iter(torch.autograd.grad(plain(*inputs), wanted, grad, create_graph=True))
     return [next(found) if needed else None for needed in needs]
@@ -292,6 +324,11 @@ class _FusedAffine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        with torch.autocast(grad.device.type, enabled=False):  # as it was computed, so back
+            return _FusedAffine._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx, grad):
         x, hidden, ungained, *tensors = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *_differentiable(
@@ -325,6 +362,11 @@ class _FusedMLP(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
+        with torch.autocast(grad.device.type, enabled=False):
+            return _FusedMLP._backward(ctx, grad)
+
+    @staticmethod
+    def _backward(ctx, grad):
         x, *saved = ctx.saved_tensors
         tensors, kept = saved[:2 * _FIELDS], saved[2 * _FIELDS:]
         if torch.is_grad_enabled():
@@ -351,4 +393,4 @@ class _FusedMLP(torch.autograd.Function):
             totals = _sum(totals, found._replace(input=None))
         dx = _join(inputs).view(*grad.shape[:-1], -1) if ctx.first.input else None
         totals = totals or Needs(*[None] * len(Needs._fields))
-        return None, dx, *totals[1:], *second_totals[1:]
+        return None, dx, *_like((*totals[1:], *second_totals[1:]), tensors)

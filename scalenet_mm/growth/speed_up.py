@@ -1,10 +1,10 @@
 """Let the linear layers and MLPs of a model take the fast paths."""
 import torch.nn as nn
-from torch.nn.modules.module import _has_any_global_hook
+import torch.nn.functional as F
 
 from . import fused, products
 from .adjustment import Adjusted, affine_of
-from .derived import Derived, change_class
+from .derived import Derived, change_class, take_behaviour
 
 
 class FastLinear(Derived):
@@ -15,11 +15,12 @@ class FastLinear(Derived):
     prefix = 'Fast'
 
     def forward(self, x):
-        if fused.can_fuse(x) and products.chooses_onednn(x, self.weight):
-            affine = fused.Affine(self.weight, self.bias)
+        weight = self.weight  # once: a parametrisation computes it at every access
+        if fused.can_fuse(x) and products.chooses_onednn(x, weight):
+            affine = fused.Affine(weight, self.bias)
             if fused.can_take(x, affine):
                 return fused.fused_affine(x, affine, fused.IDENTITY)
-        return super().forward(x)
+        return F.linear(x, weight, self.bias)
 
 
 class FusedMLP(Derived):
@@ -40,61 +41,72 @@ class FusedMLP(Derived):
 
 def _find_mlp(sequence):
     """What :func:`fused.fused_mlp` takes, if the parts are as they were, and silent."""
-    parts = _mlp_parts(sequence)
-    if parts is None or any(_is_watched(m) or _drops(m) for m in parts):
+    parts = _parts(sequence)
+    if parts is None or any(fused.is_watched(m) or _drops(m) for m in parts):
         return None
-    first, act, second = (m for m in parts if not isinstance(m, nn.Dropout))
+    first, act, second = (m for m in parts if type(m) not in _SILENT)
     first, second = affine_of(first), affine_of(second)
     if first is None or second is None or first[0].gain is not None:
         return None
     return first[0], second[0], (first[1], fused.find_activation(act), second[1])
 
 
-def _mlp_parts(sequence):
+#: Modules in an MLP that compute nothing, dropout while it drops nothing.
+_SILENT = (nn.Dropout, nn.Identity)
+
+
+def _parts(sequence):
     """The modules that a Sequential calls, if they are those of an MLP; else None."""
     parts = []
     for child in sequence._modules.values():
         if not isinstance(child, nn.Sequential):
             parts.append(child)
-        elif _is_watched(child):
+        elif fused.is_watched(child) or not _runs_in_turn(child):
             return None
         else:
             parts += child._modules.values()
-    kinds = [m for m in parts if not isinstance(m, (nn.Dropout, nn.Identity))]
-    if len(kinds) != 3 or not isinstance(kinds[0], nn.Linear) or not isinstance(
-            kinds[2], nn.Linear) or fused.find_activation(kinds[1]) is None:
+    kinds = [m for m in parts if type(m) not in _SILENT]
+    if len(kinds) != 3 or fused.find_activation(kinds[1]) is None or not all(
+            fused.is_plain_linear(m) for m in (kinds[0], kinds[2])):
         return None
-    return [m for m in parts if not isinstance(m, nn.Identity)]
+    return parts
+
+
+def _runs_in_turn(sequence):
+    """Whether a Sequential does what its name says; a subclass may do more."""
+    return fused.class_of(sequence).forward is nn.Sequential.forward
 
 
 def _drops(module):
     return isinstance(module, nn.Dropout) and module.training and module.p > 0
 
 
-def _is_watched(module):
-    """Whether calling a module does more than its class's forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-                or module._backward_pre_hooks or 'forward' in module.__dict__
-                or _has_any_global_hook())
-
-
-def speed_up(module: nn.Module) -> nn.Module:
+def speed_up(module: nn.Module, enabled: bool = True) -> nn.Module:
     """Let the linear layers and MLPs in a module take the fast paths, in place.
 
     It changes classes and no tensor: what there was keeps its name and value, and is an instance
-    of its own class still. Growing does it to the blocks of a list.
+    of its own class still. Growing does it to the blocks of a list, the backbones and
+    :class:`AdapterInjectionHook` to a whole model.
 
     Args:
         module (nn.Module): A block, a head, or a whole model.
+        enabled (bool): If False, the classes are what they were before, for tools that go by the
+            exact class (dynamic quantisation, ``torch.jit.script``, mmcv's FLOPs counter).
+            Defaults to True.
 
     Returns:
         nn.Module: ``module``.
     """
     for child in module.modules():
-        if isinstance(child, (Adjusted, FastLinear, FusedMLP)):
+        if not enabled:
+            for behaviour in (FastLinear, FusedMLP):
+                if isinstance(child, behaviour):
+                    take_behaviour(child, behaviour)
+        elif isinstance(child, (Adjusted, FastLinear, FusedMLP)):
             continue
-        if fused.is_plain_linear(child):
+        elif fused.is_plain_linear(child):
             change_class(child, FastLinear)
-        elif isinstance(child, nn.Sequential) and _mlp_parts(child) is not None:
+        elif isinstance(child, nn.Sequential) and _runs_in_turn(child) and (
+                _parts(child) is not None):
             change_class(child, FusedMLP)
     return module

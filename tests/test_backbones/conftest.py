@@ -2,6 +2,14 @@
 import pytest
 import torch
 
+from scalenet_mm.growth import fused
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch):
+    """The maps of these tests are smaller than what is worth the fast paths."""
+    monkeypatch.setattr(fused, 'SMALLEST', 1)
+
 
 def randomise(model, seed=0):
     """Draw every parameter, norms and biases too, so that no two could be mixed up unseen."""

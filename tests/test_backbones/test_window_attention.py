@@ -223,6 +223,19 @@ def test_dropped_attention_weights_take_the_plain_path(randomise, image, fast_ca
     assert torch.equal(attention(x, (8, 8)), attention(x, (8, 8))) and len(fast_calls) == 2
 
 
+@pytest.mark.parametrize('name', ['w_msa', 'w_msa.qkv', 'w_msa.proj'])
+def test_a_hook_sees_windows_and_each_once(name, randomise, image, fast_calls):
+    attention, seen = randomise(ShiftWindowMSA(16, 4, 4, shift_size=2)), []
+    x = image(1, 63, 16)
+    expected = attention(x, (9, 7))
+    assert fast_calls
+    fast_calls.clear()
+    attention.get_submodule(name).register_forward_hook(
+        lambda module, args, out: seen.append(args[0].shape))
+    torch.testing.assert_close(attention(x, (9, 7)), expected)
+    assert seen == [(3 * 2, 16, 16)] and not fast_calls
+
+
 def test_tracing_takes_the_plain_path(randomise, image, fast_calls):
     attention = randomise(ShiftWindowMSA(8, 2, 4, shift_size=2)).requires_grad_(False)
     x = image(1, 63, 8)

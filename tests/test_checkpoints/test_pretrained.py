@@ -273,3 +273,14 @@ def test_one_line_says_what_happened(vit, formats, tmp_path, monkeypatch):
     # 6 blocks: two adapters of two parameters each, two gains
     assert f'{6 * 6} adapters, LoRA or gains' in line
     assert 'ignored: none' in line
+
+
+def test_nothing_is_left_in_the_file(vit, image, tmp_path):
+    """Its tensors are mapped while they are copied; afterwards it may be written anew."""
+    source = vit()
+    path = save(source.state_dict(), tmp_path)
+    model = vit(seed=1, growth=None)
+    load_pretrained(model, path)
+    with open(path, 'r+b') as file:
+        file.write(bytes((tmp_path / 'weights.pth').stat().st_size))
+    assert_same(model, source, image(48))

@@ -195,6 +195,51 @@ def test_autocast(dtype, backward_inside, small_groups):
         assert (fast.float() - plain.float()).abs().max() <= TOLERANCE[dtype] * plain.abs().max()
 
 
+@pytest.mark.parametrize('inside', [torch.float32, torch.bfloat16])
+def test_backward_under_another_autocast_than_forward(inside):
+    first = make_affine(8, 32, dtype=torch.float32, frozen=True)
+    second = make_affine(32, 8, dtype=torch.float32, gain=True, frozen=True)
+    x = torch.randn(6, 8, requires_grad=True)
+    inputs = (x, *first, *second)
+    for form in (lambda: fused_mlp(x, first, second, (RELU, GELU, RELU)),
+                 lambda: fused_affine(fused_affine(x, first, RELU), second, RELU)):
+        with torch.autocast('cpu', enabled=inside != torch.float32):
+            out = form()
+        assert out.dtype == inside
+        cotangent = torch.randn_like(out)
+        expected = gradients(out, inputs, cotangent)
+        with torch.autocast('cpu', enabled=inside != torch.float32):
+            out = form()
+        with torch.autocast('cpu', enabled=inside == torch.float32):
+            found = gradients(out, inputs, cotangent)
+        assert all(map(torch.equal, found, expected))
+
+
+def test_many_groups_lose_no_precision(monkeypatch):
+    """Sums over the groups are in float32 where the gradients are not."""
+    torch.manual_seed(0)
+    first = make_affine(16, 64, 4, dtype=torch.bfloat16)
+    second = make_affine(64, 16, 4, dtype=torch.bfloat16)
+    for affine in (first, second):
+        affine.weight.requires_grad_(False)
+    x = torch.randn(6400, 16).bfloat16()
+    cotangent = torch.randn(6400, 16).bfloat16()
+    inputs = (*first, *second)
+    exact = [Affine(*(None if t is None else t.detach().double().requires_grad_(t.requires_grad)
+                      for t in affine)) for affine in (first, second)]
+    expected = gradients(
+        write_out(F.gelu(write_out(x.double(), exact[0], F.relu)), exact[1], F.relu),
+        (*exact[0], *exact[1]), cotangent.double())
+
+    def error(group):
+        monkeypatch.setattr(fused, 'GROUP', group)
+        found = gradients(fused_mlp(x, first, second, (RELU, GELU, RELU)), inputs, cotangent)
+        return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected)]
+
+    for many, one in zip(error(64 * 64), error(2**30)):
+        assert many <= 1.3 * one + 1e-4
+
+
 @pytest.mark.parametrize('frozen', [True, False])
 def test_checkpointing_recomputes_to_the_bit(frozen):
     torch.manual_seed(0)
@@ -294,6 +339,30 @@ def test_the_result_may_be_worked_on_in_place(gain):
         assert_close(gradients(out.relu_(), inputs, cotangent), expected, torch.float64)
         with torch.no_grad():
             assert torch.equal(form().relu_(), form().relu())
+
+
+@pytest.mark.parametrize('frozen', [True, False])
+def test_recorded_gradients_of_a_layer_that_is_used_twice(frozen):
+    """The input depends on the very tensors whose gradients are asked for, as in a repeat."""
+    torch.manual_seed(0)
+    first = make_affine(4, 8, frozen=frozen)
+    second = make_affine(8, 4, frozen=frozen, gain=True)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    inputs = [t for t in (x, *first, *second) if t is not None and t.requires_grad]
+
+    def fast(x):
+        return fused_mlp(x, first, second, (RELU, GELU, RELU))
+
+    def written(x):
+        return write_out(F.gelu(write_out(x, first, F.relu)), second, F.relu)
+
+    results = []
+    for form in (fast, written):
+        out = form(form(x))
+        grads = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+        again = torch.autograd.grad(sum(g.square().sum() for g in grads), inputs)
+        results.append([*grads, *again])
+    assert_close(results[0], results[1], torch.float64)
 
 
 def test_second_derivatives_without_an_input_are_refused():

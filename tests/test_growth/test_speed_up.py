@@ -16,6 +16,12 @@ from scalenet_mm.growth.fast_path import fast_paths
 from scalenet_mm.growth.speed_up import FastLinear, FusedMLP, speed_up
 
 
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch):
+    """The layers of these tests are smaller than what is worth the fast paths."""
+    monkeypatch.setattr(fused, 'SMALLEST', 1)
+
+
 def make_mlp(width=8, hidden=32, act=nn.GELU, drop=0., nested=True):
     """An MLP, as mmcv's FFN nests it or flat as torchvision's."""
     first = [nn.Linear(width, hidden), act(), nn.Dropout(drop)]
@@ -86,7 +92,23 @@ class Wrapped(nn.Module):
         return self.layer(x) + 1
 
 
+class AlwaysDropout(nn.Dropout):
+    """Drops in eval mode too."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, .5)
+
+
+def add_identity(block):
+    block.layers.append(nn.Identity().train())
+    block.layers[-1].register_forward_hook(lambda m, args, out: out + 1)
+
+
 CHANGES = {
+    'a dropout of another class': lambda b: b.layers.__setitem__(2, AlwaysDropout()),
+    'a hook on an Identity': add_identity,
+    'a hook on the activation of an adapter': lambda b: b.layers[1].adapter_act
+    .register_forward_hook(lambda m, args, out: 2 * out),
     'a hook on a part': lambda b: b.layers[1].register_forward_hook(lambda *_: None),
     'a hook before a part': lambda b: b.layers[0][1].register_forward_pre_hook(lambda *_: None),
     'a hook on the inner Sequential': lambda b: b.layers[0].register_forward_hook(lambda *_: None),
@@ -112,6 +134,94 @@ def test_an_mlp_that_is_more_is_run_by_its_parts(change, taken):
     assert torch.allclose(out, plain(block, x), atol=1e-5)
 
 
+class Residual(nn.Sequential):
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_a_sequential_of_another_class_is_left_alone():
+    mlp = make_mlp()
+    mlp.layers.__class__ = Residual
+    assert type(speed_up(mlp).layers) is Residual
+    mlp = make_mlp()
+    mlp.layers[0].__class__ = Residual
+    speed_up(mlp)
+    assert type(mlp.layers) is nn.Sequential and type(mlp.layers[0]) is Residual
+    # also where it comes in later
+    mlp = speed_up(make_mlp())
+    mlp.layers[0] = Residual(*mlp.layers[0])
+    with pytest.raises(RuntimeError, match='size'):  # 8 and 32 features do not add up
+        mlp(torch.randn(2, 8))
+
+
+def test_it_can_be_undone():
+    """For tools that go by the exact class."""
+    model = nn.Sequential(adjusted(make_mlp()), make_mlp(), nn.Linear(8, 8))
+    kinds = [type(m) for m in model.modules()]
+    speed_up(speed_up(model), False)
+    for module, kind in zip(model.modules(), kinds):
+        assert type(module) is (kind if not isinstance(module, nn.Sequential) else nn.Sequential)
+    assert type(speed_up(vit().layers[0], False).attn.qkv) is nn.Linear
+    repeat = vit().layers[1]
+    mine = repeat.attn.qkv
+    assert isinstance(mine, FastLinear)
+    speed_up(repeat, False)
+    assert type(mine).__name__ == 'TiedLinear'
+    quantized = torch.ao.quantization.quantize_dynamic(
+        speed_up(nn.Sequential(nn.Linear(8, 8)), False), {nn.Linear})
+    assert type(quantized[0]) is not nn.Linear
+
+
+def test_fx_reads_the_plain_form():
+    linear = speed_up(nn.Sequential(nn.Linear(8, 8)))
+    x = torch.randn(3, 8)
+    assert torch.equal(torch.fx.symbolic_trace(linear)(x), linear(x))
+
+
+def test_a_parametrised_weight_is_computed_once_a_call():
+    linear = speed_up(nn.Sequential(nn.Linear(8, 8)))
+    calls = []
+
+    class Count(nn.Module):
+
+        def forward(self, weight):
+            calls.append(1)
+            return weight
+
+    parametrize.register_parametrization(linear[0], 'weight', Count())
+    calls.clear()
+    linear(torch.randn(3, 8))
+    assert len(calls) == 1
+
+
+def test_a_sparse_weight_takes_the_plain_form(taken):
+    linear = speed_up(nn.Linear(8, 8)).requires_grad_(False)
+    x = torch.randn(3, 8)
+    expected = linear(x)
+    linear.weight = nn.Parameter(linear.weight.to_sparse_csr(), requires_grad=False)
+    with products.products('onednn'):
+        assert torch.allclose(linear(x), expected, atol=1e-6)
+    assert not taken
+
+
+def test_small_work_is_left_to_the_plain_form(taken, monkeypatch):
+    monkeypatch.setattr(fused, 'SMALLEST', 10 * 8 * 8)
+    monkeypatch.setattr(products, 'SMALLEST', 1)
+    block = adjusted(make_mlp())
+    alone = adjusted(nn.Sequential(nn.Linear(8, 32)), layers=['0'])
+    linear = speed_up(nn.Sequential(nn.Linear(8, 32)))
+    with products.products('onednn'):
+        for module, name in ((block, 'fused_mlp'), (alone, 'fused_affine'),
+                             (linear, 'fused_affine')):
+            module(torch.randn(9, 8))
+            assert taken == (['fused_affine'] if module is block else [])  # its wide layer alone
+            taken.clear()
+            module(torch.randn(10, 8))
+            assert taken == [name]
+            taken.clear()
+
+
 def test_hooks_for_all_modules_see_the_parts(taken):
     block, seen = adjusted(make_mlp()), []
     handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
@@ -119,11 +229,13 @@ def test_hooks_for_all_modules_see_the_parts(taken):
         block(torch.randn(2, 8))
     finally:
         handle.remove()
-    assert nn.GELU in seen and taken == ['fused_affine'] * 2
+    assert nn.GELU in seen and nn.ReLU in seen and not taken
 
 
 def test_under_autocast_whatever_precision_comes(taken):
     block = adjusted(make_mlp())
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_('adapter' in name)
     x = torch.randn(2, 8)
     with torch.autocast('cpu'):
         for given in (x, x.bfloat16()):
@@ -131,6 +243,9 @@ def test_under_autocast_whatever_precision_comes(taken):
             assert out.dtype == expected.dtype == torch.bfloat16
             assert torch.allclose(out, expected, rtol=.05, atol=.05)
     assert taken == ['fused_mlp'] * 2
+    with torch.autocast('cpu'):  # of weights that train autocast keeps the narrow copies
+        block.requires_grad_()(x)
+    assert len(taken) == 2
 
 
 def test_dropout_is_no_obstacle_where_it_does_nothing(taken):
@@ -271,7 +386,7 @@ BACKBONES = {
 @pytest.mark.parametrize('make', BACKBONES)
 @pytest.mark.parametrize('frozen', [True, False])
 @pytest.mark.parametrize('library', ['native', 'onednn'])
-def test_backbones_by_both_forms(make, frozen, library, monkeypatch):
+def test_backbones_by_both_forms(make, frozen, library, monkeypatch, taken):
     """Outputs and gradients of whole backbones, all parameters random, in training mode."""
     torch.manual_seed(0)
     monkeypatch.setattr(products, 'SMALLEST', 1)
@@ -293,6 +408,8 @@ def test_backbones_by_both_forms(make, frozen, library, monkeypatch):
         grads = {n: p.grad for n, p in model.named_parameters()}
         model.zero_grad(set_to_none=True)
         results.append((outs, grads))
+        assert bool(taken) == enabled
+        taken.clear()
     (outs, grads), (plain_outs, plain_grads) = results
     for a, b in zip(outs, plain_outs):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item())
