@@ -173,6 +173,18 @@ def test_it_can_be_undone():
     assert type(quantized[0]) is not nn.Linear
 
 
+def test_an_adapter_and_lora_on_one_layer_take_the_plain_form(taken):
+    linear = adjusted(nn.Sequential(nn.Linear(8, 8)), layers=['0'])
+    adjust_linears(linear, AdjustmentSpec(type='LoRA', rank=2))
+    nn.init.normal_(linear[0].lora_up)
+    x = torch.randn(3, 8)
+    layer = linear[0]
+    expected = (x @ layer.weight.t() + layer.bias
+                + (x @ layer.adapter_down.t()).relu() @ layer.adapter_up.t()
+                + x @ layer.lora_down.t() @ layer.lora_up.t())
+    assert torch.allclose(linear(x), expected, atol=1e-5) and not taken
+
+
 def test_fx_reads_the_plain_form():
     linear = speed_up(nn.Sequential(nn.Linear(8, 8)))
     x = torch.randn(3, 8)
