@@ -1,13 +1,13 @@
 """The part of the speed benchmark that only a GPU can run: peak memory and the largest batch."""
 import _speed_models as models
 import torch
-from _speed_sections import OURS, plainly, row
+from _speed_sections import OURS, other_form, row, within
 
 CASES = (models.DEIT_BASE, models.SWIN_BASE)
 
 
 def largest_batch(measure, start=4, limit=4096) -> dict:
-    """Double the batch until it does not fit.
+    """Double the batch until it does not fit, then halve the last step: to an eighth of it.
 
     Args:
         measure (Callable[[int], dict]): Measures a batch; raises ``torch.OutOfMemoryError`` if it
@@ -18,23 +18,35 @@ def largest_batch(measure, start=4, limit=4096) -> dict:
     Returns:
         dict[int, dict]: What was measured, by batch, up to the largest that fits.
     """
-    fits, batch = {}, start
-    while batch <= limit:
+    found = {}
+
+    def fits(batch):
         try:
-            fits[batch] = measure(batch)
+            found[batch] = measure(batch)
         except torch.OutOfMemoryError:
-            break
+            return False
+        return True
+
+    batch = start
+    while batch <= limit and fits(batch):
         batch *= 2
-    return fits
+    if found and batch <= limit:
+        last = max(found)
+        for part in (2, 4, 8):
+            if last >= part:
+                fits(max(found) + last // part)
+    return dict(sorted(found.items()))
 
 
 def measure_batch(bench, model, size, batch, rounds=5) -> dict:
     """dict: Median ``seconds``, ``images_per_second`` and ``peak`` bytes of a training step."""
     from _speed_measure import in_turn
-    step = bench.step(model, bench.images(size.image, batch))
     cuda = bench.device == 'cuda'
+    model.zero_grad(set_to_none=True)  # of a batch that did not fit
     if cuda:
         torch.cuda.empty_cache()
+    step = bench.step(model, bench.images(size.image, batch))
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds = sorted(in_turn({'step': step}, rounds)['step'])[rounds // 2]
     peak = torch.cuda.max_memory_allocated() if cuda else None
@@ -56,8 +68,9 @@ def batches(bench) -> dict:
             found[name] = largest_batch(
                 lambda batch: measure_batch(bench, model, size, batch), limit=limit)
             if name == OURS:
-                found[f'{OURS}, fast paths off'] = largest_batch(
-                    lambda batch: plainly(lambda: measure_batch(bench, model, size, batch))(),
+                other, context = other_form(bench.device)
+                found[other] = largest_batch(
+                    within(context, lambda batch: measure_batch(bench, model, size, batch)),
                     limit=limit)
             model = None  # free for the next one
             bench.say(f'  {size.grown(2)}, {name}: up to {max(found[name], default=0)} images')

@@ -190,7 +190,8 @@ def profile_kinds(step: Callable, rank: int, repeats: int = 3) -> dict:
 
     Args:
         step (Callable): The call.
-        rank (int): Width of the adapters: a matrix product with such an edge is theirs.
+        rank (int): Width of the adapters: a matrix product with such an edge is theirs. Columns
+            that the fast paths put into a wide product are not told apart from it.
         repeats (int): How often it runs. Defaults to 3.
 
     Returns:

@@ -5,10 +5,11 @@ from statistics import median
 
 BEGIN, END = '<!-- measured: begin -->', '<!-- measured: end -->'
 PICTURE = 'images/speed_growth_of_cost.png'
+#: The sections, in the order of the page.
 TITLES = {
     'step': 'Training step', 'forward': 'Forward pass', 'bytes': 'Bytes kept for backward',
-    'maskrcnn': 'Mask R-CNN', 'building': 'Building and loading', 'compile': 'torch.compile',
-    'batches': 'Largest batch',
+    'maskrcnn': 'Mask R-CNN', 'building': 'Building and loading', 'cost': 'Growth of cost',
+    'profile': 'Profile', 'compile': 'torch.compile', 'batches': 'Largest batch',
 }
 
 
@@ -26,20 +27,37 @@ def environment_line(environment) -> str:
 # --- tables --------------------------------------------------------------------------------------
 
 
+def headers(results) -> list:
+    """list[str]: For each run, the sections that it measured last, and what they depend on."""
+    runs = {}
+    for name, section in results['sections'].items():
+        runs.setdefault(environment_line(section['environment']), []).append(TITLES[name])
+    return [f'{", ".join(titles)}: {line}' for line, titles in runs.items()]
+
+
+def left_out(results) -> list:
+    """list[str]: What the sections could not measure, and why."""
+    return list(dict.fromkeys(
+        line for section in results['sections'].values() for line in section['left_out']))
+
+
 def cells(row) -> list:
     """list[str]: A row as the tables have it."""
+    if row['ratio'] is None:
+        return [row['model'], row['what'], row['peer'], row['failed'], *[''] * (len(HEAD) - 4)]
     spread = f'{row["low"]:.2f} to {row["high"]:.2f}' if row['low'] != row['high'] else ''
     reach = ''
     if row['must'] is not None:
         reach = f'<= {row["must"]:g}' + (
             f', aim {row["aim"]:g}' if row['aim'] != row['must'] else '')
     to_stock = f'{row["peer_to_stock"]:.2f}' if 'peer_to_stock' in row else ''
+    native = f'{row["native"]:.3f}' if 'native' in row else ''
     return [row['model'], row['what'], row['peer'], f'{row["ratio"]:.3f}', spread, to_stock, reach,
-            row['met'] or '']
+            row['met'] or '', native, row.get('native_met', '')]
 
 
 HEAD = ['model', 'what', 'peer', 'ratio', 'quartiles', 'peer / stock in full', 'reach',
-        'met']
+        'met', "with torch's products", 'met']
 
 
 def tables(results) -> list:
@@ -129,13 +147,13 @@ def as_text(results) -> str:
         widths = [max(len(row[i]) for row in rows) for i in range(len(filled))]
         lines += [title, *('  '.join(c.ljust(w) for c, w in zip(row, widths)).rstrip()
                            for row in rows), '']
-    lines += [f'left out: {line}' for line in results['left_out']]
+    lines += [f'left out: {line}' for line in left_out(results)]
     return '\n'.join(lines)
 
 
 def as_markdown(results) -> str:
     """str: All tables for a page."""
-    lines = [environment_line(results['environment']) + '.', '']
+    lines = [*(f'- {line}.' for line in headers(results)), '']
     for title, head, rows in tables(results):
         filled = [i for i in range(len(head)) if any(row[i] for row in rows)]
         lines += [f'### {title}', '']
@@ -146,9 +164,15 @@ def as_markdown(results) -> str:
         lines.append('')
         if title.startswith('Cost by image'):
             lines += [f'![growth of cost]({PICTURE})', '']
-    for line in results['left_out']:
+    for line in left_out(results):
         lines += [f'Left out: {line}.', '']
     return '\n'.join(lines)
+
+
+def merge(old, new) -> dict:
+    """dict: All sections, in the order of the page: the new ones, and the old ones' last runs."""
+    sections = {**old['sections'], **new['sections']}
+    return dict(sections={name: sections[name] for name in TITLES if name in sections})
 
 
 def write_docs(results, docs: Path) -> None:

@@ -37,6 +37,7 @@ REACH = {
     'adapters, swin': (1.09, 1.09),
 }
 OURS = 'ScaleNet'
+NATIVE = ", torch's matrix products"
 
 
 @dataclass
@@ -134,42 +135,72 @@ class Bench:
         return run
 
 
-def plainly(call: Callable) -> Callable:
-    """Callable: The same with the fast paths switched off."""
+def within(context: Callable, call: Callable) -> Callable:
+    """Callable: The same call in a context that is made anew each time."""
 
-    def run():
-        with fast_paths(False):
-            return call()
+    def run(*args):
+        with context():
+            return call(*args)
 
     return run
+
+
+def other_form(device) -> tuple:
+    """tuple[str, Callable]: What is not the default: fast paths off, on a GPU on; its context."""
+    if device == 'cuda':
+        return f"{OURS}, fast_paths('all')", lambda: fast_paths('all')
+    return f'{OURS}, fast paths off', lambda: fast_paths(False)
 
 
 def natively(call: Callable) -> Callable:
     """Callable: The same with all matrix products left to torch."""
-
-    def run():
-        with products.products('native'):
-            return call()
-
-    return run
+    return within(lambda: products.products('native'), call)
 
 
-def our_twins(call) -> dict:
-    """dict[str, Callable]: A call of ours with fast paths off, and partly off."""
-    twins = {f'{OURS}, fast paths off': plainly(call)}
-    if products.onednn_is_faster():
-        twins[f"{OURS}, torch's matrix products"] = natively(call)
-    return twins
+def native_twins(bench, calls) -> dict:
+    """dict[str, Callable]: Calls of ours with torch's products, where the default is others."""
+    if bench.device == 'cuda' or not products.onednn_is_faster():
+        return {}
+    return {name + NATIVE: natively(call) for name, call in calls.items()
+            if name.startswith(OURS)}
 
 
-def row(model, what, peer, measured, reach=None, **more) -> dict:
-    """dict: A row of the tables: a ratio, what it is to be, and whether it is that."""
-    must, aim = REACH[reach] if reach else (None, None)
-    met = None
+def our_twins(bench, call) -> dict:
+    """dict[str, Callable]: A call of ours with the switch turned, and with torch's products."""
+    name, context = other_form(bench.device)
+    return {name: within(context, call), **native_twins(bench, {OURS: call})}
+
+
+def grade(value, must, aim) -> str:
+    """str: Whether a ratio is what it is to be."""
+    return 'yes' if value <= aim else 'must, not aim' if value <= must else 'no'
+
+
+def row(model, what, peer, measured, reach=None, native=None, **more) -> dict:
+    """dict: A row of the tables: a ratio, what it is to be, and whether it is that.
+
+    ``measured`` is what :func:`ratio` returns; None stands for a peer that does not run. ``native``
+    is the same with torch's own matrix products on our side.
+    """
+    measured = measured or dict(ratio=None, low=None, high=None)
+    found = dict(model=model, what=what, peer=peer, **measured, must=None, aim=None, met=None)
     if reach:
-        met = 'yes' if measured['ratio'] <= aim else (
-            'must, not aim' if measured['ratio'] <= must else 'no')
-    return dict(model=model, what=what, peer=peer, **measured, must=must, aim=aim, met=met, **more)
+        must, aim = REACH[reach]
+        found.update(must=must, aim=aim, met=grade(measured['ratio'], must, aim))
+        if native:
+            found.update(native=native['ratio'], native_met=grade(native['ratio'], must, aim))
+    return {**found, **more}
+
+
+def against(times, us, peer) -> dict:
+    """dict: What a row says of our call and a peer's; ``native`` if that was timed as well.
+
+    A peer that is our own code gets torch's products there, too.
+    """
+    found = dict(measured=ratio(times[us], times[peer]))
+    if us + NATIVE in times:
+        found['native'] = ratio(times[us + NATIVE], times.get(peer + NATIVE, times[peer]))
+    return found
 
 
 def stock_title(size, mmdet):
@@ -218,7 +249,7 @@ def step(bench: Bench) -> dict:
         built.update((name, bench.build(name, build)) for name, (build, _) in peers.items())
         built = {name: model for name, model in built.items() if model is not None}
         calls = {name: bench.step(model, images) for name, model in built.items()}
-        calls.update(our_twins(calls[OURS]))
+        calls.update(our_twins(bench, calls[OURS]))
         if size.family == 'vit':
             for name in (OURS, stock):
                 trained = [p for p in built[name].parameters() if p.requires_grad]
@@ -229,8 +260,8 @@ def step(bench: Bench) -> dict:
             if name == OURS or name == f'{OURS}, with AdamW':
                 continue
             us = OURS + ', with AdamW' * name.endswith('with AdamW')
-            rows.append(row(title, 'training step', name, ratio(times[us], times[name]),
-                            peers.get(name, (None, None))[1],
+            rows.append(row(title, 'training step', name, **against(times, us, name),
+                            reach=peers.get(name, (None, None))[1],
                             peer_to_stock=ratio(times[name], times[stock])['ratio']))
         del built, calls
     return dict(rows=rows, times=all_times)
@@ -253,11 +284,13 @@ def forward(bench: Bench) -> dict:
         calls = {OURS: bench.forward(bench.build(OURS, lambda: models.ours(size)), images)}
         for name, (build, _) in peers.items():
             calls[name] = bench.forward(bench.build(name, build), images)
-        calls.update(our_twins(calls[OURS]))
+        calls.update({**native_twins(bench, calls), **our_twins(bench, calls[OURS])})
         times = all_times[title] = bench.times(title, calls, 2 * bench.rounds)
         for name in list(times)[1:]:
-            rows.append(row(title, 'forward', name, ratio(times[OURS], times[name]),
-                            peers.get(name, (None, None))[1]))
+            if name == f'{OURS} without adapters{NATIVE}':
+                continue  # it stands beside its own row
+            rows.append(row(title, 'forward', name, **against(times, OURS, name),
+                            reach=peers.get(name, (None, None))[1]))
     size = bench.size(models.SWIN_TINY)
     images = bench.images(size.image)
     calls = {
@@ -267,9 +300,11 @@ def forward(bench: Bench) -> dict:
         'mmdet': bench.forward(
             bench.build('mmdet', lambda: models.stock(size, 1, mmdet=True)), images)
     }
+    calls.update(native_twins(bench, calls))
     title = f'{size.grown(1)}, ungrown'
     times = all_times[title] = bench.times(title, calls, 2 * bench.rounds)
-    rows.append(row(title, 'forward', 'mmdet', ratio(*times.values()), 'forward, ungrown'))
+    rows.append(row(title, 'forward', 'mmdet', **against(times, f'{OURS}, ungrown', 'mmdet'),
+                    reach='forward, ungrown'))
     return dict(rows=rows, times=all_times)
 
 
@@ -288,8 +323,9 @@ def count_bytes(bench: Bench) -> dict:
                 continue
             counts[name] = bytes_of(bench, model, images)
             if name == OURS:
-                with fast_paths(False):
-                    counts[f'{OURS}, fast paths off'] = bytes_of(bench, model, images)
+                other, context = other_form(bench.device)
+                with context():
+                    counts[other] = bytes_of(bench, model, images)
         bench.say(f'  {title} (MiB): ' + ', '.join(
             f'{name} {c["kept"] / 2**20:.0f}' for name, c in counts.items()))
         stock = stock_title(size, mmdet)
@@ -322,10 +358,10 @@ def maskrcnn(bench: Bench) -> dict:
         calls[name] = lambda detector=detector: detector_step(bench, detector, data)
         losses[name] = calls[name]()
     title = 'Mask R-CNN, Swin-T, all stages doubled'
-    calls.update(our_twins(calls[OURS]))
+    calls.update(our_twins(bench, calls[OURS]))
     times = bench.times(title, calls, bench.half())
-    rows = [row(title, 'training step', name, ratio(times[OURS], times[name]),
-                None if OURS in name else 'mask r-cnn',
+    rows = [row(title, 'training step', name, **against(times, OURS, name),
+                reach=None if OURS in name else 'mask r-cnn',
                 peer_to_stock=ratio(times[name], times['mmdet, trained in full'])['ratio'])
             for name in list(times)[1:]]
     return dict(rows=rows, times={title: times}, losses=losses)
@@ -382,27 +418,37 @@ def detector_step(bench, detector, data) -> float:
 
 
 def building(bench: Bench) -> dict:
-    """Building DeiT-Base, growing it, and loading its weights."""
+    """Building DeiT-Base, growing it, and loading its weights; the stock model in two ways.
+
+    In this process mmengine checks a file's sums, as importing scalenet_mm makes it; torch alone
+    does not.
+    """
     from mmengine.registry import MODELS
     size = bench.size(models.DEIT_BASE)
     with tempfile.TemporaryDirectory() as folder:
         path = f'{folder}/deit-base.pth'
         state = models.stock(size, 1).state_dict()
         torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), path)
+        stock = models.stock_cfg(size, size.depth)
         init_cfg = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
-        stock = dict(models.stock_cfg(size, size.depth), init_cfg=init_cfg)
 
-        def build(cfg):
+        def by_config(cfg):
             with contextlib.redirect_stdout(io.StringIO()):  # mmengine prints what it loads
-                MODELS.build(cfg).init_weights()
+                MODELS.build({**cfg, 'init_cfg': init_cfg}).init_weights()
+
+        def by_torch():
+            state = torch.load(path, map_location='cpu', weights_only=True)['state_dict']
+            MODELS.build(stock).load_state_dict(
+                {key.removeprefix('backbone.'): value for key, value in state.items()})
 
         title = f'{size.title}: building, growing, loading'
         times = bench.times(title, {
-            OURS: lambda: build({**stock, 'type': 'ScaleNetViT'}),
-            'mmpretrain': lambda: build(stock),
+            OURS: lambda: by_config({**stock, 'type': 'ScaleNetViT'}),
+            'mmpretrain by init_cfg': lambda: by_config(stock),
+            'mmpretrain by torch.load': by_torch,
         })
-    rows = [row(size.title, 'building, growing and loading', 'mmpretrain, building and loading',
-                ratio(*times.values()), 'building')]
+    rows = [row(size.title, 'building, growing and loading', name,
+                ratio(times[OURS], times[name]), 'building') for name in list(times)[1:]]
     return dict(rows=rows, times={title: times})
 
 
@@ -532,23 +578,30 @@ def compiled(bench: Bench) -> dict:
     if bench.device == 'cpu' and shutil.which(compiler) is None:
         bench.leave_out('torch.compile', f'there is no compiler {compiler}')
         return dict(rows=rows, times=all_times)
+    stock = 'mmpretrain, trained in full'
     for size in (models.DEIT_SMALL, models.SWIN_TINY):
         size = bench.size(size)
         images, title = bench.images(size.image), size.grown(2)
-        calls = {}
-        for name, build in ((OURS, models.ours), ('mmpretrain, trained in full', models.stock)):
+        calls, failed = {}, {}
+        for name, build in ((OURS, models.ours), (stock, models.stock)):
             model = bench.build(name, lambda: build(size))
             calls[name] = bench.step(model, images)
             fast = torch.compile(lambda x, model=model: models.features(model, x))
-            calls[f'{name}, compiled'] = bench.step(Compiled(model, fast), images)
+            try:
+                call = bench.step(Compiled(model, fast), images)
+                call()
+                calls[f'{name}, compiled'] = call
+            except RuntimeError as error:  # torch's compilers' errors are
+                failed[f'{name}, compiled'] = f'does not compile: {type(error).__name__}'
+                bench.say(f'  {title}, {name}: does not compile: {str(error)[:500]}')
         times = all_times[title] = bench.times(title, calls)
-        for name in (OURS, 'mmpretrain, trained in full'):
-            rows.append(row(title, f'training step, {name}, compiled', f'{name}, eager',
-                            ratio(times[f'{name}, compiled'], times[name])))
-        rows.append(row(title, f'training step, {OURS}, compiled',
-                        'mmpretrain, trained in full, compiled',
-                        ratio(times[f'{OURS}, compiled'],
-                              times['mmpretrain, trained in full, compiled'])))
+        for us, peer in ((OURS, OURS), (stock, stock), (OURS, f'{stock}, compiled'),
+                         (OURS, stock)):
+            us = f'{us}, compiled'
+            why = failed.get(us) or failed.get(peer)
+            rows.append(row(
+                title, f'training step, {us}', peer + ', eager' * (peer in (OURS, stock)),
+                None if why else ratio(times[us], times[peer]), failed=why))
         torch._dynamo.reset()
     return dict(rows=rows, times=all_times)
 

@@ -10,7 +10,8 @@ building, cost, profile; `compile` (torch.compile, some minutes of compiling) an
     python benchmarks/speed.py --device cuda --only step forward bytes cost batches
 
 On a GPU everything runs under autocast in bfloat16. The results go to the folder of --out: a json
-with all times and a picture of the growth of cost; --write-docs puts them into docs/performance.md.
+with all times, in which a section stays as it is until it runs again, and a picture of the growth
+of cost; --write-docs puts all that is there into docs/performance.md.
 """
 import argparse
 import contextlib
@@ -42,15 +43,30 @@ def parse_args(argv=None):
     parser.add_argument('--threads', type=int, help="threads (default: torch's)")
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     parser.add_argument('--quick', action='store_true', help='tiny models: to try the code')
-    parser.add_argument('--out', default='work_dirs/speed', help='results (%(default)s)')
+    parser.add_argument(
+        '--out', help='results (work_dirs/speed; speed_cuda on a GPU, speed_quick with --quick)')
     parser.add_argument(
         '--write-docs', action='store_true', help='write docs/performance.md and its picture')
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error('--rounds must be at least 1')
-    if args.write_docs and set(args.only) < set(SECTIONS):
-        parser.error(f'--write-docs needs all of {", ".join(SECTIONS)}')
+    if args.out is None:
+        args.out = 'work_dirs/speed' + '_cuda' * (args.device == 'cuda') + '_quick' * args.quick
+    if args.write_docs:
+        if args.quick or args.device == 'cuda':
+            parser.error('--write-docs is for models of full size on CPU')
+        missing = [name for name in SECTIONS
+                   if name not in args.only and name not in last_results(args.out)['sections']]
+        if missing:
+            parser.error(f'--write-docs also needs {", ".join(missing)}, of which {args.out} has '
+                         'no results: run them with it, or before')
     return args
+
+
+def last_results(folder) -> dict:
+    """dict: The sections that a folder holds, each as it was run last."""
+    path = Path(folder) / 'speed.json'
+    return json.loads(path.read_text()) if path.is_file() else dict(sections={})
 
 
 def environment(args) -> dict:
@@ -104,7 +120,7 @@ def commit():
 
 
 def run(args) -> dict:
-    """dict: All that was measured; also written to the folder of ``--out``."""
+    """dict: What the folder of ``--out`` holds now: this run's sections, and others' last runs."""
     os.environ.setdefault('KINETO_LOG_LEVEL', '5')  # the profiler complains of a missing GPU
     import _speed_gpu
     import _speed_report
@@ -121,22 +137,24 @@ def run(args) -> dict:
         step=sections.step, forward=sections.forward, bytes=sections.count_bytes,
         maskrcnn=sections.maskrcnn, building=sections.building, cost=sections.cost,
         profile=sections.profile, compile=sections.compiled, batches=_speed_gpu.batches)
-    results = dict(environment=environment(args), sections={})
-    say(_speed_report.environment_line(results['environment']))
+    here, new = environment(args), dict(sections={})
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    say(_speed_report.environment_line(here))
     for name in args.only:
         start = time.perf_counter()
         say(f'{name} ...')
+        bench.left_out = []
         with quiet():
-            results['sections'][name] = functions[name](bench)
+            measured = functions[name](bench)
+        new['sections'][name] = dict(measured, environment=here, left_out=bench.left_out)
+        # by way of json, whose keys are words; written now, lest a later section's error lose it
+        results = json.loads(json.dumps(_speed_report.merge(last_results(out), new)))
+        (out / 'speed.json').write_text(json.dumps(results, indent=1))
         say(f'  {time.perf_counter() - start:.0f} s')
-    results['left_out'] = bench.left_out
-
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'speed.json').write_text(json.dumps(results, indent=1))
-    say('\n' + _speed_report.as_text(results))
-    if 'cost' in results['sections']:
-        _speed_report.draw(results['sections']['cost'], out / 'speed.png')
+    say('\n' + _speed_report.as_text(new))
+    if 'cost' in new['sections']:
+        _speed_report.draw(new['sections']['cost'], out / 'speed.png')
     if args.write_docs:
         _speed_report.write_docs(results, ROOT / 'docs')
     say(f'results: {out / "speed.json"}')

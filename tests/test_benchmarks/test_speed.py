@@ -1,8 +1,8 @@
 """The speed benchmark: its measures against cases done by hand, its peers, a quick run of all."""
-import json
 import logging
 import math
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -12,8 +12,9 @@ import torch
 import torch.nn as nn
 from mmengine.logging import MMLogger
 
-from scalenet_mm.growth import adjusted_linears
-from scalenet_mm.growth.fast_path import fast_paths
+from scalenet_mm.backbones import window_attention
+from scalenet_mm.growth import adjusted_linears, fused, products
+from scalenet_mm.growth.fast_path import fast_paths, fast_paths_enabled
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = str(ROOT / 'benchmarks')
@@ -31,6 +32,20 @@ measure, models, plain, sections, gpu, report, speed = map(load, (
     '_speed_measure', '_speed_models', '_speed_plain', '_speed_sections', '_speed_gpu',
     '_speed_report', 'speed'))
 VIT, SWIN = models.QUICK['DeiT-Small'], models.QUICK['Swin-Tiny']
+
+
+def let_small_inputs_in(patch):
+    """Let the fast paths, oneDNN's products among them, go wherever they can."""
+    patch.setattr(fused, 'SMALLEST', 1)
+    patch.setattr(products, 'SMALLEST', 1)
+    patch.setattr(products, 'onednn_is_faster', products.has_onednn)
+
+
+def count_calls(patch, owner, name):
+    """list: Grows by one with every call of a function."""
+    calls, function = [], getattr(owner, name)
+    patch.setattr(owner, name, lambda *args: (calls.append(name), function(*args))[1])
+    return calls
 
 
 # --- measures ------------------------------------------------------------------------------------
@@ -170,11 +185,15 @@ def take_adapters(ours, theirs, read):
 @pytest.mark.parametrize('fast', [True, False])
 @pytest.mark.parametrize('dtype, close', [(torch.float64, 1e-9), (torch.float32, 2e-4)])
 @pytest.mark.parametrize('size, times', [(VIT, 2), (VIT, 3), (SWIN, 2)])
-def test_ours_equals_plain_modules_on_timm(size, times, dtype, close, fast):
+def test_ours_equals_plain_modules_on_timm(size, times, dtype, close, fast, monkeypatch):
     """Outputs, and the gradients of all norms and adapters, with the same weights.
 
     The batch is large enough for all kinds of fast paths.
     """
+    let_small_inputs_in(monkeypatch)
+    mlps = count_calls(monkeypatch, fused, 'fused_mlp')
+    sorted_maps = count_calls(monkeypatch, window_attention, 'window_order')
+    linears = count_calls(monkeypatch, products, 'linear')
     theirs = models.timm_model(size, 1)
     give_values(theirs)
     ours = models.ours(size, times)
@@ -196,14 +215,18 @@ def test_ours_equals_plain_modules_on_timm(size, times, dtype, close, fast):
     images = torch.randn(batch, 3, size.image, size.image, dtype=dtype)
     with fast_paths(fast):
         outs = [models.features(model, images) for model in (ours, theirs)]
+        blocks = sum(map(len, ours.block_lists))
+        assert len(mlps) == blocks * fast
+        assert len(sorted_maps) == blocks * (fast and size is SWIN)
+        assert bool(linears) == fast
         torch.testing.assert_close(*outs, rtol=close, atol=close)
         weights = torch.randn_like(outs[0])
         for out in outs:
             out.backward(weights)
     for mine, other in take_adapters(ours, theirs, lambda p: p.grad):
         assert other.abs().max() > 0
-        size = other.abs().max()
-        torch.testing.assert_close(mine / size, other / size, rtol=0, atol=close)
+        largest = other.abs().max()
+        torch.testing.assert_close(mine / largest, other / largest, rtol=0, atol=close)
     assert all(p.grad is None for p in ours.parameters() if not p.requires_grad)
 
 
@@ -287,19 +310,72 @@ def test_met_or_not(value, met):
     assert sections.row('m', 'w', 'p', measured)['met'] is None
 
 
-def test_largest_batch():
-    asked = []
+def test_torchs_products_are_graded_too():
+    of = dict(ratio=0.7, low=0.7, high=0.7)
+    with_native = sections.row('m', 'w', 'p', of, 'step, stock', native=dict(of, ratio=0.9))
+    assert (with_native['met'], with_native['native'], with_native['native_met']) == (
+        'yes', 0.9, 'no')
+    assert report.cells(with_native)[-4:] == ['<= 0.8, aim 0.75', 'yes', '0.900', 'no']
+    assert report.cells(sections.row('m', 'w', 'p', of, 'step, stock'))[-2:] == ['', '']
+
+
+def test_against_a_peer_of_our_own():
+    """With torch's products on both sides, if the peer has them; else on ours."""
+    times = {'ScaleNet': [1.], 'stock': [2.], 'ScaleNet bare': [0.5]}
+    assert 'native' not in sections.against(times, 'ScaleNet', 'stock')
+    times.update({f'ScaleNet{sections.NATIVE}': [3.], f'ScaleNet bare{sections.NATIVE}': [1.5]})
+    assert sections.against(times, 'ScaleNet', 'stock')['native']['ratio'] == 1.5
+    bare = sections.against(times, 'ScaleNet', 'ScaleNet bare')
+    assert (bare['measured']['ratio'], bare['native']['ratio']) == (2., 2.)
+
+
+@pytest.mark.parametrize('holds, asked, last', [
+    (20, [4, 8, 16, 32, 24, 20, 22], 20), (31, [4, 8, 16, 32, 24, 28, 30], 30),
+    (4, [4, 8, 6, 5], 4), (3, [4], None)])
+def test_largest_batch(holds, asked, last):
+    """Doubled until it does not fit, and then to an eighth of the last that did."""
+    seen = []
 
     def measured(batch):
-        asked.append(batch)
-        if batch > 20:
+        seen.append(batch)
+        if batch > holds:
             raise torch.OutOfMemoryError('full')
         return dict(seconds=batch)
 
-    assert gpu.largest_batch(measured) == {4: dict(seconds=4), 8: dict(seconds=8),
-                                           16: dict(seconds=16)}
-    assert asked == [4, 8, 16, 32]
+    found = gpu.largest_batch(measured)
+    assert seen == asked
+    assert found == {batch: dict(seconds=batch) for batch in sorted(asked) if batch <= holds}
+    assert max(found, default=None) == last
+
+
+def test_largest_batch_stops_at_the_limit():
     assert list(gpu.largest_batch(lambda batch: {}, start=1, limit=4)) == [1, 2, 4]
+
+
+def test_largest_batches_are_compared(monkeypatch):
+    """On a GPU: the default, with the fast paths off, beside fast paths on, and the stock model."""
+    bench = sections.Bench(1, device='cuda', say=lambda line: None)
+    monkeypatch.setattr(bench, 'build', lambda name, build: name)
+    limits = {('ScaleNet', False): 11, ('ScaleNet', True): 15,
+              ('mmpretrain, trained in full', False): 7}
+
+    def measured(bench, model, size, batch):
+        if batch > limits[model, fast_paths_enabled('cuda')]:
+            raise torch.OutOfMemoryError('full')
+        return dict(seconds=batch * 1., images_per_second=1., peak=batch * 2**20)
+
+    monkeypatch.setattr(gpu, 'measure_batch', measured)
+    rows = [row for row in gpu.batches(bench)['rows'] if row['what'] == 'largest batch']
+    assert [(row['peer'], row['ratio']) for row in rows[:2]] == [
+        ("ScaleNet, fast_paths('all')", 11 / 15), ('mmpretrain, trained in full', 11 / 7)]
+
+
+def test_no_products_of_onednn_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(products, 'onednn_is_faster', lambda: True)
+    for device, names in (('cpu', {'ScaleNet, fast paths off', f'ScaleNet{sections.NATIVE}'}),
+                          ('cuda', {"ScaleNet, fast_paths('all')"})):
+        bench = sections.Bench(1, device=device)
+        assert set(sections.our_twins(bench, lambda: None)) == names
 
 
 def test_a_step_under_autocast():
@@ -323,12 +399,39 @@ def test_no_compiler(monkeypatch):
     assert bench.left_out == ['torch.compile: there is no compiler no-such-compiler']
 
 
+def test_a_peer_that_does_not_compile(monkeypatch):
+    def compile_ours(function):
+        model, = function.__defaults__
+
+        def run(images):
+            if not type(model).__name__.startswith('ScaleNet'):
+                raise RuntimeError('C++ error')
+            return function(images)
+
+        return run
+
+    monkeypatch.setattr(torch, 'compile', compile_ours)
+    monkeypatch.setenv('CXX', sys.executable)  # a compiler is not called
+    bench = sections.Bench(1, 1, quick=True, say=lambda line: None)
+    rows = sections.compiled(bench)['rows']
+    failed = [row['failed'] for row in rows]
+    assert failed == [None, *['does not compile: RuntimeError'] * 2, None] * 2
+    assert [row['peer'] for row in rows[:4]] == [
+        'ScaleNet, eager', 'mmpretrain, trained in full, eager',
+        'mmpretrain, trained in full, compiled', 'mmpretrain, trained in full, eager']
+    section = dict(rows=rows, times={}, environment=speed.environment(
+        speed.parse_args(['--quick'])), left_out=[])
+    page = report.as_markdown(dict(sections=dict(compile=section)))
+    assert page.count('| does not compile: RuntimeError |') == 4
+
+
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
+def folder(tmp_path_factory):
     """A quick run of all sections, without peft, and torch.compile that leaves models as they are:
     compiling takes minutes."""
     folder = tmp_path_factory.mktemp('speed')
     with pytest.MonkeyPatch.context() as patch:
+        let_small_inputs_in(patch)
         patch.setitem(sys.modules, 'peft', None)
         patch.setattr(models, 'EXTRA', folder / 'nothing')
         patch.setattr(torch, 'compile', lambda function: function)
@@ -336,13 +439,21 @@ def results(tmp_path_factory):
                     *speed.SECTIONS, *speed.FURTHER])
     assert MMLogger.get_current_instance().level != logging.ERROR
     assert (folder / 'speed.png').stat().st_size > 10_000
-    return json.loads((folder / 'speed.json').read_text())
+    return folder
+
+
+@pytest.fixture
+def results(folder):
+    return speed.last_results(folder)
 
 
 def test_rows_of_the_reach_table(results):
     rows = [row for section in results['sections'].values() for row in section.get('rows', ())]
     assert all(math.isfinite(row['ratio']) and row['low'] <= row['ratio'] <= row['high']
                for row in rows)
+    for row in rows:
+        timed = row['met'] and row['what'] in ('training step', 'forward')
+        assert ('native_met' in row) == bool(timed and products.has_onednn())
     reach = {(row['what'], row['peer'], row['must']) for row in rows if row['met']}
     assert reach == {
         ('training step', 'mmpretrain, trained in full', 0.8),
@@ -354,7 +465,8 @@ def test_rows_of_the_reach_table(results):
         ('forward', 'ScaleNet without adapters', 1.09),
         ('bytes kept', 'mmpretrain, trained in full', 0.75),
         ('bytes kept', 'mmdet, trained in full', 0.75),
-        ('building, growing and loading', 'mmpretrain, building and loading', 1.2)}
+        ('building, growing and loading', 'mmpretrain by init_cfg', 1.2),
+        ('building, growing and loading', 'mmpretrain by torch.load', 1.2)}
 
 
 def test_all_times_are_kept(results):
@@ -364,9 +476,10 @@ def test_all_times_are_kept(results):
             'plain modules on timm', "mmpretrain's LoRAModel", 'ScaleNet with LoRA',
             'ScaleNet, with AdamW'} <= set(step)
     assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in step.values())
-    for key in ('cores', 'threads', 'processor', 'versions', 'dtype'):
-        assert results['environment'][key]
-    assert results['environment']['versions']['torch'] == torch.__version__.split('+')[0]
+    for section in results['sections'].values():
+        for key in ('cores', 'threads', 'processor', 'versions', 'dtype'):
+            assert section['environment'][key]
+        assert section['environment']['versions']['torch'] == torch.__version__.split('+')[0]
 
 
 def test_nothing_is_kept_past_the_hooks(results):
@@ -374,6 +487,7 @@ def test_nothing_is_kept_past_the_hooks(results):
         assert counts['ScaleNet']['past'] == counts['ScaleNet']['hidden'] == 0
         stock = next(counts[name] for name in counts if name.endswith('trained in full'))
         assert 0 < counts['ScaleNet']['kept'] < stock['kept']
+        assert counts['ScaleNet']['kept'] < counts['ScaleNet, fast paths off']['kept']
 
 
 def test_both_detectors_do_the_same_work(results):
@@ -392,8 +506,44 @@ def test_cost_and_profile(results):
 
 
 def test_peft_is_named_as_left_out(results):
-    assert any('peft' in line for line in results['left_out'])
-    assert 'Left out: peft' in report.as_markdown(results)
+    for name in ('step', 'bytes'):
+        line, = results['sections'][name]['left_out']
+        assert 'peft' in line
+    assert report.as_markdown(results).count('Left out: peft') == 1
+
+
+def test_a_section_stays_until_it_runs_again(folder, results, tmp_path, monkeypatch):
+    page = tmp_path / 'docs' / 'performance.md'
+    (page.parent / 'images').mkdir(parents=True)
+    page.write_text(f'{report.BEGIN}\n{report.END}\n')
+    out = tmp_path / 'out'
+    shutil.copytree(folder, out)
+    again = dict(rows=[sections.row('m', 'w', 'p', dict(ratio=7.125, low=7., high=8.))], times={})
+    monkeypatch.setattr(sections, 'compiled', lambda bench: again)
+    monkeypatch.setattr(speed, 'commit', lambda: 'fedcba')
+    monkeypatch.setattr(speed, 'ROOT', tmp_path)
+    after = speed.main(['--rounds', '1', '--out', str(out), '--only', 'compile', '--write-docs'])
+    assert after == speed.last_results(out)
+    now = after['sections'].pop('compile')
+    assert now['rows'] == again['rows'] and now['environment']['commit'] == 'fedcba'
+    before = results['sections'].pop('compile')
+    assert after == results and before['rows'] != now['rows']
+
+    text = page.read_text()
+    assert '| m | w | p | 7.125 |' in text and '### Training step' in text
+    headers = [line for line in text.splitlines() if line.startswith('- ')]
+    assert [line.partition(':')[0] for line in headers] == [
+        '- ' + ', '.join(title for name, title in report.TITLES.items() if name != 'compile'),
+        '- torch.compile']
+    assert ['fedcba' in line for line in headers] == [False, True]
+
+
+def test_what_was_measured_outlives_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sections, 'building', lambda bench: dict(rows=[], times={}))
+    monkeypatch.setattr(sections, 'cost', lambda bench: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        speed.main(['--quick', '--out', str(tmp_path), '--only', 'building', 'cost'])
+    assert list(speed.last_results(tmp_path)['sections']) == ['building']
 
 
 def test_the_page_keeps_what_is_written_by_hand(results, tmp_path):
@@ -418,10 +568,12 @@ def test_the_page_in_docs_has_its_markers():
 
 @pytest.mark.parametrize('words, message', [
     (['--rounds', '0'], 'at least 1'), (['--only', 'speed'], 'invalid choice'),
-    (['--only', 'step', '--write-docs'], '--write-docs needs all')])
-def test_command_line_errors(words, message, capsys):
+    (['--only', 'step', '--write-docs'], '--write-docs also needs forward, bytes, maskrcnn'),
+    (['--quick', '--write-docs'], 'models of full size'),
+    (['--device', 'cuda', '--write-docs'], 'on CPU')])
+def test_command_line_errors(words, message, capsys, tmp_path):
     with pytest.raises(SystemExit):
-        speed.parse_args(words)
+        speed.parse_args([*words, '--out', str(tmp_path)])
     assert message in capsys.readouterr().err
 
 

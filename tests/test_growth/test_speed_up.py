@@ -413,7 +413,7 @@ def test_backbones_by_both_forms(make, frozen, library, monkeypatch, taken):
             module.drop_prob = 0.
     images = torch.randn(2, 3, 32, 32)
     results = []
-    for enabled in (True, False):
+    for enabled in (True, True, False):
         with fast_paths(enabled), products.products(library):
             outs = model(images)
             loss = sum(out.square().sum() for out in outs)
@@ -423,7 +423,10 @@ def test_backbones_by_both_forms(make, frozen, library, monkeypatch, taken):
         results.append((outs, grads))
         assert bool(taken) == enabled
         taken.clear()
-    (outs, grads), (plain_outs, plain_grads) = results
+    (outs, grads), (outs_again, grads_again), (plain_outs, plain_grads) = results
+    # the same to the bit every time, as resumed trainings need it
+    assert all(map(torch.equal, outs, outs_again))
+    assert all(g is None or torch.equal(g, grads_again[n]) for n, g in grads.items())
     for a, b in zip(outs, plain_outs):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item())
     for name, grad in plain_grads.items():
