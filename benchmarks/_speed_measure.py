@@ -153,9 +153,11 @@ def kept_bytes(model: nn.Module, forward: Callable) -> dict:
 
 
 def _tensors_alive():
-    # type() and not isinstance(), which asks lazy objects for their __class__
+    # type() and not isinstance(), which asks lazy objects for their __class__; of an earlier export
+    # or compilation there may be tensors without storage: fake ones and functional ones
     return [thing for thing in gc.get_objects()
-            if issubclass(type(thing), torch.Tensor) and thing.layout == torch.strided]
+            if type(thing) in (torch.Tensor, nn.Parameter) and thing.layout == torch.strided
+            and thing.device.type != 'meta' and not torch._is_functional_tensor(thing)]
 
 
 def allocated_bytes(forward: Callable, device: str = 'cpu') -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn as nn
 from mmengine.logging import MMLogger
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from scalenet_mm.backbones import window_attention
 from scalenet_mm.growth import adjusted_linears, fused, products
@@ -106,6 +107,16 @@ def test_bytes_by_hand(way, kept, past):
     allocated = measure.allocated_bytes(lambda: [Keeping.apply(x, way)])
     assert allocated - counts['made'] == past
     CACHE.clear()
+
+
+def test_tensors_without_storage_may_be_about():
+    """An export or a compilation elsewhere in the process leaves such tensors behind."""
+    with FakeTensorMode():
+        fake = torch.empty(3)
+    others = [fake, torch._to_functional_tensor(torch.ones(3)), torch.empty(3, device='meta')]
+    x = torch.randn(100, requires_grad=True)
+    counts = measure.kept_bytes(nn.Identity(), lambda: [Keeping.apply(x, 'saved')])
+    assert counts['kept'] == 800 and len(others) == 3
 
 
 def test_parameters_are_left_out():
