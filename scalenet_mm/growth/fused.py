@@ -2,11 +2,12 @@
 
 Against the same in plain torch operations
 
-- the adapter's share is added in place, so that the wide activation is not written a second time;
+- the adapter's share is added in place, or as further columns of the layer's own product, so that
+  the wide activation is not written a second time;
 - an MLP keeps its hidden activation once, before the non-linearity; what comes behind it is
-  computed again in the backward pass, which costs 2 % of the MLP's own time;
+  computed again in the backward pass;
 - no weight's gradient is computed unless the weight trains;
-- wide maps are worked on in groups of rows that fit into the processor's cache.
+- wide maps are worked on in groups of rows.
 
 The results are those of the plain form up to the rounding of the precision in use. What the
 backward pass needs is kept by ``save_for_backward`` alone, so activation checkpointing, offloading

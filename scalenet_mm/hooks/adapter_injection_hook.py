@@ -112,7 +112,7 @@ class AdapterInjectionHook(Hook):
         prepared = getattr(model, '_scalenet_prepared', False)
         if not prepared:
             self._inject(runner, model)
-            speed_up(model)  # the heads too: nothing that they compute changes
+            speed_up(model)  # the heads too: nothing changes but the rounding
             lines = [] if self.freeze is None else apply_freezing(model, self.freeze)
             check_ties(model)
             model._scalenet_prepared = True
