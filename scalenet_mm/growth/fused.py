@@ -160,8 +160,8 @@ def _wants_gradient(*tensors):
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _computing_dtype(x):
-    """What a linear layer computes in here, and ``x`` in it."""
+def _as_computed(x):
+    """The input in the precision that a linear layer computes in here."""
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(device))
@@ -180,7 +180,7 @@ def fused_affine(x: torch.Tensor, affine: Affine, act: Activation) -> torch.Tens
     Returns:
         torch.Tensor: Of shape (..., outputs).
     """
-    x = _computing_dtype(x)
+    x = _as_computed(x)
     if _wants_gradient(x, *affine):
         return _FusedAffine.apply(act, x, *affine)
     return _shaped(_affine(_rows(x), _cast(affine, x.dtype), act)[0], x)
@@ -199,7 +199,7 @@ def fused_mlp(x: torch.Tensor, first: Affine, second: Affine, acts) -> torch.Ten
     Returns:
         torch.Tensor: Of shape (..., outputs).
     """
-    x = _computing_dtype(x)
+    x = _as_computed(x)
     if _wants_gradient(x, *first, *second):
         return _FusedMLP.apply(acts, x, *first, *second)
     first, second = _cast(first, x.dtype), _cast(second, x.dtype)
@@ -318,7 +318,7 @@ class _FusedAffine(torch.autograd.Function):
     def forward(ctx, act, x, *tensors):
         affine = _cast(Affine(*tensors), x.dtype)
         ctx.act, ctx.needs = act, Needs(*ctx.needs_input_grad[1:])
-        out, hidden, ungained = _affine(x.reshape(-1, x.shape[-1]), affine, act)
+        out, hidden, ungained = _affine(_rows(x), affine, act)
         ctx.save_for_backward(x if _keeps_input(ctx.needs) else None, hidden,
                               ungained if ctx.needs.gain else None, *tensors)
         return _shaped(out, x)
