@@ -363,8 +363,9 @@ def test_no_door_is_forgotten():
             for word in ('weights_only=False', 'pickle.load', 'allow_pickle=True', 'torch.jit.load',
                          'pickle_module', 'joblib', 'dill'):
                 assert word not in text, (path, word)
-            if 'torch.load(' in text:
-                assert path.name == 'safe.py', path
+            for line in text.splitlines():  # a benchmark may time torch's own loader, safe as it is
+                if 'torch.load(' in line and path.name != 'safe.py':
+                    assert folder == 'benchmarks' and 'weights_only=True' in line, (path, line)
 
 
 # --- the opt-in ----------------------------------------------------------------------------------
