@@ -24,7 +24,7 @@ class ScaleNetViT(GrowableBackbone):
     It takes the arguments of mmpretrain's and mmseg's ``VisionTransformer``, has mmpretrain's
     parameter names, and reads the checkpoints of both. Where the two differ, the way in which the
     architecture is given decides: ``arch`` selects mmpretrain's meaning, ``embed_dims``,
-    ``num_layers`` and ``num_heads`` mmseg's:
+    ``num_layers`` and ``num_heads`` without it mmseg's:
 
     ================= ================================ =====================================
     argument          with ``arch``                    with ``embed_dims``, ``num_layers``, ...
@@ -44,7 +44,8 @@ class ScaleNetViT(GrowableBackbone):
         patch_size (int): Defaults to 16.
         in_channels (int): Channels of the image. Defaults to 3.
         embed_dims (int): Number of channels.
-        num_layers (int): Number of pretrained blocks.
+        num_layers (int): Number of pretrained blocks. Together with ``arch`` it takes the place of
+            the number that the architecture has.
         num_heads (int): Number of heads.
         mlp_ratio (int): Hidden width of an MLP over its width. Defaults to 4.
         out_indices (int | Sequence[int]): Pretrained blocks whose results are returned, each
@@ -175,11 +176,15 @@ class ScaleNetViT(GrowableBackbone):
         sizes = only_given(embed_dims=embed_dims, num_layers=num_layers, num_heads=num_heads)
         self.by_arch = arch is not UNSET or not (sizes or dense_style)
         if self.by_arch:
-            refuse_mixed('ScaleNetViT', 'arch', {**sizes, **dense_style},
+            depth = only_given(num_layers=num_layers)  # as of a descendant
+            others = {name: value for name, value in sizes.items() if name not in depth}
+            refuse_mixed('ScaleNetViT', 'arch', {**others, **dense_style},
                          'arch selects the meaning of mmpretrain, they are of mmseg')
-            arch = lookup_arch('deit-base' if arch is UNSET else arch, self.arch_zoo,
+            arch = 'deit-base' if arch is UNSET else arch
+            arch = lookup_arch({**arch, **depth} if isinstance(arch, dict) else arch, self.arch_zoo,
                                {'embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'},
                                'ScaleNetViT')
+            arch = {**arch, **depth}
         else:
             refuse_mixed('ScaleNetViT', 'embed_dims, num_layers or their like', pretrain_style,
                          'those are of mmseg, which does not have it; use arch')
@@ -188,6 +193,9 @@ class ScaleNetViT(GrowableBackbone):
             arch['feedforward_channels'] = int(dense_style.get('mlp_ratio', 4) *
                                                arch['embed_dims'])
         self._refuse_unsupported(pretrain_style, dense_style, pre_norm and not self.by_arch)
+        layers = arch['num_layers']
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+            raise ConfigError(f'ScaleNetViT: num_layers must be an integer >= 1, got {layers!r}')
 
         self.embed_dims = arch['embed_dims']
         self.num_layers = arch['num_layers']

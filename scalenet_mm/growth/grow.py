@@ -19,7 +19,7 @@ from .adjustment import (
     spec_from_cfg,
 )
 from .derived import Derived, change_class
-from .layer_map import LayerMap, make_layer_map, resolve_indices
+from .layer_map import LayerMap, check_times, make_layer_map, resolve_indices
 from .new_block import average_tensors, make_new_block
 from .sharing import Repeat, check_repeatable, is_norm, tie
 from .speed_up import speed_up
@@ -37,7 +37,8 @@ class GrowthSpec:
             of indices stands for a new block that starts as their average, and ``[]`` for one
             that starts from random values (see :class:`LayerMap`); one such map for each grown
             stage, in the order of ``stages``, if there are several. Defaults to 'interpolate'.
-        times (int): How often each selected block is used in all. Defaults to 2.
+        times (int | Sequence[int]): How often each selected block is used in all; a sequence
+            holds a number for each of them, see :func:`make_layer_map`. Defaults to 2.
         stages (Sequence[int], optional): Lists of blocks to grow, for a backbone that has
             several; negative indices count from the end. All if None. Defaults to None.
         blocks (Sequence[int], optional): Blocks to repeat in each of those lists. All if None.
@@ -55,24 +56,32 @@ class GrowthSpec:
               blocks then: they have no instance to share with.
 
             Gains are learned, one for each channel. Defaults to 'paper'.
+        depth (int, optional): What the grown lists must hold in all; it is only checked. Defaults
+            to None.
 
     Raises:
         GrowthError: If a value is not one of those.
     """
     order: Union[str, Sequence] = 'interpolate'
-    times: int = 2
+    times: Union[int, Sequence] = 2
     stages: Optional[Sequence] = None
     blocks: Optional[Sequence] = None
     share: str = 'weights'
     start: Union[str, Mapping] = 'paper'
+    depth: Optional[int] = None
 
     def __post_init__(self):
         if self.share not in SHARES:
             raise GrowthError(f'growth.share must be one of {SHARES}, got {self.share!r}')
         self._split()
-        # validates order and times, whatever the model will be
+        # whatever the model will be
         if isinstance(self.order, str) or not isinstance(self.order, Sequence):
-            make_layer_map(1, self.order, self.times)
+            make_layer_map(1, self.order)
+            check_times(self.times)
+        if self.depth is not None and (isinstance(self.depth, bool)
+                                       or not isinstance(self.depth, int) or self.depth < 1):
+            raise GrowthError('growth.depth must be an integer >= 1 or None, got '
+                              f'{self.depth!r}')
 
     @classmethod
     def from_cfg(cls, cfg: Optional[dict]) -> Optional['GrowthSpec']:
@@ -149,7 +158,23 @@ class GrowthSpec:
         maps = [LayerMap(tuple(range(depth)), depth) for depth in depths]
         for stage, order in zip(stages, orders):
             maps[stage] = make_layer_map(depths[stage], order, self.times, self.blocks)
+        self._check_depth([maps[stage] for stage in stages])
         return maps
+
+    def _check_depth(self, maps):
+        depth = sum(map(len, maps))
+        if self.depth is None or depth == self.depth:
+            return
+        if not isinstance(self.order, str):
+            given, fix = 'growth.order makes', 'the map'
+        elif isinstance(self.times, int):
+            base = sum(layer_map.base_depth for layer_map in maps)
+            given, fix = f'{base} blocks and growth.times={self.times} make', 'times'
+        else:
+            given = f'growth.times={list(self.times)} sums to {sum(self.times)}, which makes'
+            fix = 'the list'
+        raise GrowthError(f'{given} {depth} blocks, but growth.depth={self.depth}: change {fix}, '
+                          f'or give depth={depth}, or leave depth out')
 
 
 class Grown(Derived):
@@ -296,6 +321,9 @@ def _check_list(blocks, layer_map):
     if len(blocks) != layer_map.base_depth:
         raise GrowthError(f'the layer map is for {layer_map.base_depth} blocks, the list holds '
                           f'{len(blocks)}')
+    if layer_map.unused:
+        raise GrowthError('a list of blocks cannot be grown by a map that leaves out its block(s) '
+                          f'{list(layer_map.unused)}: growth removes none')
     templates = {layer_map.template(i) for i, new in enumerate(layer_map.new) if new}
     for name, block in blocks._modules.items():
         if layer_map.shared[layer_map.sources.index(int(name))] or int(name) in templates:

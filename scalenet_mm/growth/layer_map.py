@@ -33,23 +33,26 @@ class LayerMap:
 
             Kept as a tuple of indices and of tuples of pairs.
         base_depth (int): Number of pretrained blocks. Each of them must occur by itself in
-            ``sources``.
+            ``sources``, unless ``partial``.
+        partial (bool): Whether blocks may be left out. Such a map tells where the blocks of
+            another model come from; a list of blocks cannot be grown by it. Defaults to False.
 
     Raises:
         GrowthError: If a source is out of range or a pretrained block is never used.
     """
     sources: tuple
     base_depth: int
+    partial: bool = False
 
     def __post_init__(self):
         sources = tuple(
             self._check_average(source, position) if isinstance(source, (list, tuple)) else
             self._check_index(source, position) for position, source in enumerate(self.sources))
         object.__setattr__(self, 'sources', sources)
-        unused = sorted(set(range(self.base_depth)) - set(sources))
-        if unused:
-            raise GrowthError(f'the layer map never uses the pretrained block(s) {unused}: every '
-                              'block must occur by itself at least once, growth removes none')
+        if self.unused and not self.partial:
+            raise GrowthError('the layer map never uses the pretrained block(s) '
+                              f'{list(self.unused)}: every block must occur by itself at least '
+                              'once, growth removes none')
 
     def _check_index(self, source, position):
         if isinstance(source, bool) or not isinstance(source, int):
@@ -84,6 +87,11 @@ class LayerMap:
 
     def __len__(self):
         return len(self.sources)
+
+    @property
+    def unused(self) -> tuple:
+        """tuple[int]: The pretrained blocks that do not occur by themselves."""
+        return tuple(sorted(set(range(self.base_depth)) - set(self.sources)))
 
     @property
     def is_identity(self) -> bool:
@@ -148,7 +156,10 @@ class LayerMap:
 
         An ``out_indices`` entry of the ungrown model refers to this position.
         """
-        return self.positions(source)[-1]
+        positions = self.positions(source)
+        if not positions:
+            raise GrowthError(f'the layer map leaves out block {source}')
+        return positions[-1]
 
     def output_position(self, source: int) -> int:
         """int: Execution position whose output stands for a pretrained block's output.
@@ -167,7 +178,7 @@ class LayerMap:
 
 def make_layer_map(depth: int,
                    order: Union[str, Sequence] = 'interpolate',
-                   times: int = 2,
+                   times: Union[int, Sequence] = 2,
                    blocks: Optional[Sequence] = None) -> LayerMap:
     """Make the map of one list of blocks.
 
@@ -184,8 +195,10 @@ def make_layer_map(depth: int,
               itself, see :class:`LayerMap`. ``times`` and ``blocks`` are then not used.
 
             Defaults to 'interpolate'.
-        times (int): How often each selected block is used in all; 1 leaves the list as it is.
-            Defaults to 2.
+        times (int | Sequence[int]): How often each selected block is used in all; 1 leaves it as
+            it is. A sequence holds a number for each selected block, in the order of ``blocks``:
+            (3, 3, 4, 3, 3) makes stages of so many blocks of five. A run, or the end of the list,
+            then goes round over the blocks whose number is not reached yet. Defaults to 2.
         blocks (Sequence[int], optional): The blocks to repeat; negative indices count from the
             end. All of them if None. Defaults to None.
 
@@ -203,28 +216,64 @@ def make_layer_map(depth: int,
     if order not in ORDERS:
         raise GrowthError(f'growth.order must be one of {ORDERS} or a list of block indices, got '
                           f'{order!r}')
-    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
-        raise GrowthError(f'growth.times must be an integer >= 1 (1 leaves the model as it is), '
-                          f'got {times!r}')
-
+    check_times(times)
     selected = resolve_indices(blocks, depth, 'growth.blocks', 'block')
+    counts = _count_uses(times, blocks, depth, selected)
     sources = []
     if order == 'interpolate':
         for block in range(depth):
-            sources += [block] * (times if block in selected else 1)
+            sources += [block] * counts.get(block, 1)
     elif order == 'cyclic':
-        sources = list(range(depth)) + sorted(selected) * (times - 1)
+        sources = list(range(depth)) + _rounds(sorted(selected), counts)[len(selected):]
     else:
         run = []
         for block in range(depth + 1):
             if block in selected:
                 run.append(block)
                 continue
-            sources += run * times
+            sources += _rounds(run, counts)
             run = []
             if block < depth:
                 sources.append(block)
     return LayerMap(tuple(sources), depth)
+
+
+def check_times(times: Union[int, Sequence]) -> None:
+    """Check how often blocks are to be used, whatever the list of blocks will be.
+
+    Args:
+        times (int | Sequence[int]): As for :func:`make_layer_map`.
+
+    Raises:
+        GrowthError: If it is no number, or no sequence of numbers, from 1 on.
+    """
+    if isinstance(times, Sequence) and not isinstance(times, str) and len(times) == 0:
+        raise GrowthError('growth.times is empty: give one number for each selected block')
+    single = isinstance(times, str) or not isinstance(times, Sequence)
+    for number in [times] if single else times:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise GrowthError('growth.times must be an integer >= 1 (1 leaves the model as it '
+                              'is), or a list of them, one for each selected block; got '
+                              f'{times!r}')
+
+
+def _count_uses(times, blocks, depth, selected):
+    """dict[int, int]: How often each selected block is used."""
+    if isinstance(times, int):
+        return dict.fromkeys(selected, times)
+    order = range(depth) if blocks is None else dict.fromkeys(block % depth for block in blocks)
+    if len(times) != len(selected):
+        raise GrowthError(
+            f'growth.times={list(times)} holds {len(times)} numbers for {len(selected)} selected '
+            f'block(s) of {depth}: give one for each of them (num_layers of a ScaleNetViT, '
+            'depths of a ScaleNetSwin and growth.blocks say how many there are)')
+    return dict(zip(order, times))
+
+
+def _rounds(run, counts):
+    """list[int]: Blocks again and again, in each round those whose number is not reached yet."""
+    most = max((counts[block] for block in run), default=0)
+    return [block for turn in range(most) for block in run if turn < counts[block]]
 
 
 def resolve_indices(indices: Optional[Sequence], size: int, option: str, what: str) -> set:

@@ -265,8 +265,29 @@ def test_knows_every_argument_of_the_stock_class(package):
     assert set(theirs) <= set(inspect.signature(ScaleNetViT.__init__).parameters)
 
 
+def test_a_depth_beside_the_architecture():
+    arch = dict(embed_dims=192, num_layers=5, num_heads=3, feedforward_channels=768)
+    plain = dict(growth=None, adjustment=None)
+    with torch.device('meta'):
+        named = ScaleNetViT(arch='deit-tiny', num_layers=5, **plain)
+        for other in (dict(arch=arch), dict(arch=dict(arch, num_layers=2), num_layers=5),
+                      dict(arch={k: v for k, v in arch.items() if k != 'num_layers'},
+                           num_layers=5)):
+            same = ScaleNetViT(**other, **plain)
+            assert {k: v.shape for k, v in same.state_dict().items()} == {
+                k: v.shape for k, v in named.state_dict().items()}
+        # mmpretrain's meaning, not mmseg's
+        assert named.by_arch and named.layers[0].ln1.eps == 1e-6 and named.num_layers == 5
+        assert ScaleNetViT.arch_zoo['deit-tiny']['num_layers'] == 12
+        assert len(ScaleNetViT(arch='deit-tiny', num_layers=5).layers) == 10
+
+
 @pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='deit-tiny', num_layers=3), 'num_layers cannot be given together with arch'),
+    (dict(arch='deit-tiny', num_heads=3), 'num_heads cannot be given together with arch'),
+    (dict(arch='deit-tiny', num_layers=0), 'num_layers must be an integer >= 1, got 0'),
+    (dict(arch='deit-tiny', num_layers=2.), 'num_layers must be an integer >= 1, got 2.0'),
+    (dict(arch=ARCH, num_layers=True), 'num_layers must be an integer >= 1, got True'),
+    (dict(arch=ARCH, num_layers=2, out_indices=2), 'pretrained blocks from 0 to 1, got 2'),
     (dict(embed_dims=24, out_type='raw'), 'out_type cannot be given together with embed_dims'),
     (dict(num_layers=3, frozen_stages=1), 'frozen_stages cannot be given together'),
     (dict(arch='deit-giant'), "unknown arch 'deit-giant'.*deit-tiny, deit-small, deit-base"),

@@ -3,11 +3,12 @@ import copy
 import pickle
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scalenet_mm.errors import GrowthError
-from scalenet_mm.growth import GrowthSpec, LayerMap, make_layer_map
+from scalenet_mm.growth import GrowthSpec, LayerMap, grow, make_layer_map
 
 
 @pytest.mark.parametrize('order, times, blocks, sources', [
@@ -21,6 +22,14 @@ from scalenet_mm.growth import GrowthSpec, LayerMap, make_layer_map
     ('cyclic', 3, (3, 1), (0, 1, 2, 3, 1, 3, 1, 3)),
     ('interpolate', 1, None, (0, 1, 2, 3)),
     ([0, 1, 0, 2, 3, 3], 2, None, (0, 1, 0, 2, 3, 3)),
+    ('interpolate', (1, 3, 2, 1), None, (0, 1, 1, 1, 2, 2, 3)),
+    ('interpolate', [3, 2], (1, 3), (0, 1, 1, 1, 2, 3, 3)),
+    ('interpolate', (3, 2), (-1, 1), (0, 1, 1, 2, 3, 3, 3)),  # in the order of blocks
+    ('stack', (2, 1, 3, 1), None, (0, 1, 2, 3, 0, 2, 2)),
+    ('stack', (2, 1, 3), (0, 1, 3), (0, 1, 0, 2, 3, 3, 3)),
+    ('cyclic', (2, 1, 3), (0, 1, 2), (0, 1, 2, 3, 0, 2, 2)),
+    ('cyclic', (1, 1, 1, 1), None, (0, 1, 2, 3)),
+    ('cyclic', (3, 2), (2, 0), (0, 1, 2, 3, 0, 2, 2)),  # in the order of blocks, too
 ])
 def test_orders(order, times, blocks, sources):
     layer_map = make_layer_map(4, order, times, blocks)
@@ -92,6 +101,15 @@ def test_explicit_maps_hold_or_are_refused(sources):
     (dict(times=True), 'growth.times'),
     (dict(times=2.), 'growth.times'),
     (dict(times='2'), 'growth.times'),
+    (dict(times=None), 'growth.times'),
+    (dict(times=''), "growth.times must be .*got ''"),
+    (dict(times=(2, 0, 1, 1)), r'growth.times must be an integer >= 1 .*got \(2, 0, 1, 1\)'),
+    (dict(times=(2, True, 1, 1)), 'growth.times'),
+    (dict(times=(2, 1.5, 1, 1)), 'growth.times'),
+    (dict(times=()), 'growth.times is empty'),
+    (dict(times=(2, 2, 2)), r'growth.times=\[2, 2, 2\] holds 3 numbers for 4 selected block'),
+    (dict(times=(2, 2, 2), blocks=(0, -1)), 'holds 3 numbers for 2 selected block'),
+    (dict(times=(2, 2), blocks=(0, 0, -4)), 'holds 2 numbers for 1 selected block'),
     (dict(order='interleave'), "growth.order must be one of .*'interleave'"),
     (dict(order=5), 'growth.order .*got 5'),
     (dict(order=None), 'growth.order'),
@@ -146,6 +164,64 @@ class TestStages:
     def test_refusals(self, growth, message):
         with pytest.raises(GrowthError, match=message):
             GrowthSpec(**growth).layer_maps((2, 2, 2))
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8))
+def test_stages_of_any_lengths(lengths):
+    layer_map = make_layer_map(len(lengths), 'interpolate', lengths)
+    assert layer_map.sources == tuple(s for s, n in enumerate(lengths) for _ in range(n))
+    for order in ('stack', 'cyclic'):
+        other = make_layer_map(len(lengths), order, lengths)
+        assert sorted(other.sources) == list(layer_map.sources)
+
+
+class TestDepth:
+
+    def test_a_depth_that_agrees(self):
+        spec = GrowthSpec(times=(3, 3, 4, 3, 3), depth=16)
+        assert len(spec.layer_maps((5, ))[0]) == 16
+        assert GrowthSpec(times=2, stages=(-1, ), depth=6).layer_maps((2, 3))[0].is_identity
+        assert GrowthSpec(times=2, depth=10).layer_maps((2, 3))
+        assert GrowthSpec(order=[0, 1, 0], depth=3).layer_maps((2, ))
+
+    @pytest.mark.parametrize('growth, depths, message', [
+        (dict(times=(3, 3, 4, 3, 2), depth=16), (5, ),
+         r'growth.times=\[3, 3, 4, 3, 2\] sums to 15, .*growth.depth=16: change the list, or give '
+         'depth=15'),
+        (dict(times=2, depth=16), (5, ), '5 blocks and growth.times=2 make 10 .*growth.depth=16'),
+        (dict(order=[0, 1, 1], depth=4), (2, ), 'growth.order makes 3 .*growth.depth=4'),
+        (dict(times=(3, 4), blocks=(0, 1), depth=7), (3, ), 'sums to 7, which makes 8'),
+    ])
+    def test_one_that_does_not(self, growth, depths, message):
+        with pytest.raises(GrowthError, match=message):
+            GrowthSpec(**growth).layer_maps(depths)
+
+    @pytest.mark.parametrize('depth', [0, -1, 2., True, '16'])
+    def test_none_at_all(self, depth):
+        with pytest.raises(GrowthError, match='growth.depth must be an integer >= 1 or None'):
+            GrowthSpec(depth=depth)
+
+    def test_times_are_checked_without_a_model(self):
+        with pytest.raises(GrowthError, match='growth.times'):
+            GrowthSpec(times=(3, 0))
+
+
+class TestPartialMaps:
+
+    def test_blocks_may_be_left_out(self):
+        layer_map = LayerMap((1, [], 1), 3, partial=True)
+        assert layer_map.unused == (0, 2)
+        assert layer_map.new == (False, True, False) and layer_map.last(1) == 2
+        with pytest.raises(GrowthError, match='leaves out block 2'):
+            layer_map.last(2)
+        with pytest.raises(GrowthError, match='names block 3'):
+            LayerMap((3, ), 3, partial=True)
+
+    def test_nothing_grows_by_one(self):
+        blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+        with pytest.raises(GrowthError, match=r'leaves out its block\(s\) \[0\]: growth removes'):
+            grow(blocks, LayerMap((1, 2, 2), 3, partial=True))
+        assert len(blocks) == 3 and type(blocks) is torch.nn.ModuleList
 
 
 def test_maps_copy_and_pickle():
