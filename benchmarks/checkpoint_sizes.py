@@ -8,7 +8,6 @@ grown model starts from it and makes one step with AdamW on random gradients. Th
 classifier that is frozen (freeze='paper-strict') and for one that trains (freeze='paper').
 """
 import argparse
-import copy
 import os
 import sys
 import tempfile
@@ -32,8 +31,10 @@ def parse_args(argv=None):
 def build(cfg, grown=True):
     """nn.Module: The config's model with weights that are all drawn, grown or not."""
     from mmengine.registry import MODELS, init_default_scope
+
+    from scalenet_mm.utils.model_cfg import plain_cfg
     init_default_scope(cfg.default_scope)
-    model = copy.deepcopy(cfg.model)
+    model = plain_cfg(cfg.model)
     if not grown:
         model.backbone.update(growth=None, adjustment=None)
     model = MODELS.build(model)

@@ -21,6 +21,14 @@ from .errors import (
 )
 from .growth import fast_paths, grow, speed_up
 from .hooks import AdapterInjectionHook, DeltaCheckpointHook, SafeCheckpointHook
+from .learngene import (
+    DistilledClassifier,
+    Learngene,
+    TLEGViT,
+    WeightSelection,
+    extract_gene,
+    read_gene,
+)
 from .necks import SimpleFeaturePyramid
 from .optim import LayerDecayOptimWrapperConstructor
 from .version import __version__
@@ -30,8 +38,9 @@ _register_flop_handlers()
 
 __all__ = [
     'AdapterInjectionHook', 'CheckpointError', 'ConfigError', 'DataError', 'DeltaCheckpointHook',
-    'ExportError', 'GrowthError', 'LayerDecayOptimWrapperConstructor', 'SafeCheckpointHook',
-    'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT', 'SimpleFeaturePyramid', '__version__',
-    'add_base', 'fast_paths', 'grow', 'grow_backbone', 'load_pretrained', 'make_digit_scenes',
-    'speed_up'
+    'DistilledClassifier', 'ExportError', 'GrowthError', 'LayerDecayOptimWrapperConstructor',
+    'Learngene', 'SafeCheckpointHook', 'ScaleNetError', 'ScaleNetSwin', 'ScaleNetViT',
+    'SimpleFeaturePyramid', 'TLEGViT', 'WeightSelection', '__version__', 'add_base',
+    'extract_gene', 'fast_paths', 'grow', 'grow_backbone', 'load_pretrained',
+    'make_digit_scenes', 'read_gene', 'speed_up'
 ]

@@ -11,6 +11,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from mmengine.config import Config
 
 from ..errors import ConfigError
+from ..utils.model_cfg import student_cfg
 
 SCALARS = osp.join('vis_data', 'scalars.json')
 
@@ -56,7 +57,7 @@ class Run:
         return arch if isinstance(arch, str) else ''
 
     def _backbone(self):
-        return ((self.cfg or {}).get('model') or {}).get('backbone') or {}
+        return (student_cfg((self.cfg or {}).get('model')) or {}).get('backbone') or {}
 
     def curve(self, key: str, smooth: int = 1) -> List[Tuple[float, float]]:
         """Get the points of a curve.

@@ -17,6 +17,7 @@ from ..engine.model_options import GROWING, check_growth, check_model
 from ..engine.preflight import check_checkpoint, check_toolbox
 from ..engine.scopes import type_name
 from ..errors import CheckpointError, ConfigError
+from ..utils.model_cfg import plain_cfg, student_cfg
 from .meta_model import grow_as_hook, injection_hook
 
 #: Stands in the place of a checkpoint for a model with random weights.
@@ -40,7 +41,7 @@ class ModelSource:
 
     def describe(self) -> dict:
         """dict: What the numbers say of where the model comes from."""
-        place = self.cfg.model.backbone
+        place = student_cfg(self.cfg.model).backbone
         if type_name(place) not in GROWING:
             place = injection_hook(self.cfg) or dict(growth=None, adjustment=None)
         return dict(
@@ -54,7 +55,7 @@ class ModelSource:
         Raises:
             ScaleNetError: If something is missing or can't be meant.
         """
-        if not isinstance((self.cfg.get('model') or {}).get('backbone'), dict):
+        if not isinstance((student_cfg(self.cfg.get('model')) or {}).get('backbone'), dict):
             raise ConfigError(f'{self.path} has no model.backbone')
         check_growth(self.cfg)
         check_toolbox(self.cfg)
@@ -73,7 +74,8 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
 
     A stock backbone is grown as the config's AdapterInjectionHook would grow it. Checkpoints of
     any format are brought to the model's names, as the hook does, and refused if they are of
-    another architecture. Pretrained weights that the config itself names are not loaded.
+    another architecture. Pretrained weights that the config itself names are not loaded. Of a
+    ``DistilledClassifier`` the student alone is built.
 
     Args:
         source (ModelSource): Config and checkpoint.
@@ -92,7 +94,7 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
     cfg = source.cfg
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     set_random_seed(seed)
-    model_cfg = without_pretrained(copy.deepcopy(cfg.model))
+    model_cfg = without_pretrained(plain_cfg(cfg.model))
     if cfg.get('data_preprocessor') is not None:  # as the Runner does
         model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     model = MODELS.build(model_cfg)
@@ -168,7 +170,7 @@ def without(cfg: Config, *options: str) -> Config:
         ConfigError: If the config grows nothing.
     """
     cfg = copy.deepcopy(cfg)
-    places = [cfg.model.backbone]
+    places = [student_cfg(cfg.model).backbone]
     if type_name(places[0]) not in GROWING:
         places = [hook for hook in [injection_hook(cfg)] if hook is not None]
     if not places or all(place.get(option, 'paper') is None for place in places

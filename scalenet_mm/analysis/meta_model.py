@@ -1,5 +1,4 @@
 """The model that a config describes, without data."""
-import copy
 from typing import Optional
 
 import torch
@@ -12,6 +11,7 @@ from ..backbones.base import GrowableBackbone
 from ..errors import ConfigError
 from ..growth import apply_freezing, growth_of
 from ..growth.grow import without_data
+from ..utils.model_cfg import plain_cfg
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
@@ -21,7 +21,8 @@ def build_on_meta(cfg: Config) -> nn.Module:
         cfg (Config): A config of mmpretrain, mmdet or mmseg.
 
     Returns:
-        nn.Module: The model, grown and frozen as its ``AdapterInjectionHook`` says, if it has one.
+        nn.Module: The model, grown and frozen as its ``AdapterInjectionHook`` says, if it has one;
+        of a ``DistilledClassifier`` the student.
 
     Raises:
         ConfigError: If the config has no model.
@@ -32,10 +33,10 @@ def build_on_meta(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
         with torch.device('meta'):
-            model = MODELS.build(copy.deepcopy(cfg.model))
+            model = MODELS.build(plain_cfg(cfg.model))
     except (NotImplementedError, RuntimeError):
         # stock backbones read drop path rates off a tensor, which 'meta' does not have
-        model = without_data(MODELS.build(copy.deepcopy(cfg.model)))
+        model = without_data(MODELS.build(plain_cfg(cfg.model)))
     hook = injection_hook(cfg)
     if hook is not None:
         grow_as_hook(model, hook, probe=False)

@@ -46,7 +46,7 @@ class PaperRow:
     """A row of a table, its figures as they are printed; empty where the paper prints none.
 
     Args:
-        table (str): Number of the table, a key of :data:`TABLES`.
+        table (str): Number of the table in its paper.
         model (str): Name of the model.
         label (str): What the row says of it.
         config (str): The config that builds it, below ``configs/``, or ``'mmdet::...'``.
@@ -54,7 +54,9 @@ class PaperRow:
         flops (str): Multiply-accumulates in 10^9. Defaults to ''.
         score (str): Top-1 accuracy; box AP in Table VIII. Defaults to ''.
         hours (str): Hours of training. Defaults to ''.
-        notes (tuple[str]): Keys of :data:`NOTES`. Defaults to ().
+        stored (str): Parameters in millions that are kept to start the model from. Defaults to ''.
+        stored_config (str): The config whose model is kept for that. Defaults to ''.
+        notes (tuple[str]): Keys of the paper's notes. Defaults to ().
     """
     table: str
     model: str
@@ -64,7 +66,32 @@ class PaperRow:
     flops: str = ''
     score: str = ''
     hours: str = ''
+    stored: str = ''
+    stored_config: str = ''
     notes: tuple = ()
+
+    @property
+    def configs(self) -> tuple:
+        """tuple[str]: What must be built for the row."""
+        return tuple(filter(None, (self.config, self.stored_config)))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The tables of a paper.
+
+    Args:
+        name (str): Its name on the command line.
+        title (str): What it is.
+        tables (dict[str, str]): What its tables show, by number.
+        notes (dict[str, str]): Why figures differ from the printed ones, by key.
+        rows (tuple[PaperRow]): The rows of all tables.
+    """
+    name: str
+    title: str
+    tables: dict
+    notes: dict
+    rows: tuple
 
 
 MODELS = {
@@ -250,6 +277,7 @@ def _table_viii() -> Iterator[PaperRow]:
 PAPER_ROWS = tuple(
     row for rows in (_table_i, _table_ii, _table_iii, _table_iv, _table_v, _table_vi, _table_vii,
                      _table_viii) for row in rows())
+SCALENET = Paper('scalenet', 'ScaleNet (arXiv 2510.18431)', TABLES, NOTES, PAPER_ROWS)
 
 
 @dataclass(frozen=True)
@@ -285,8 +313,8 @@ def differs(ours: float, printed: str) -> bool:
 
 COLUMNS = ('model', 'row', 'parameters', 'M', 'paper', 'diff', 'trainable', 'GFLOPs',
            'no adapters', 'paper', 'diff', 'score', 'hours', 'notes')
-#: The columns of csv and markdown, which have room for the config.
-WIDE_COLUMNS = (*COLUMNS, 'config')
+#: Those of a table that tells what is stored to start its models from.
+STORED_COLUMNS = ('stored', 'paper', 'diff')
 
 
 def _signed(difference):
@@ -306,19 +334,57 @@ def _figures(row: PaperRow, measured: Measured, marks: dict) -> list:
     return [*cells, flops, plain, row.flops, difference, row.score, row.hours, notes]
 
 
-def render(rows: Sequence, measured: dict, style: str = 'text') -> str:
+def _stored_cells(row, measured):
+    if not row.stored_config:
+        return ['', '', '']
+    stored = measured[row.stored_config].params
+    return [f'{stored:,}', row.stored, _signed(stored / 1e6 - float(row.stored))]
+
+
+def storage_lines(rows: Sequence, measured: dict) -> list:
+    """Sum up what must be kept to start a table's models from, kind by kind.
+
+    A model that several rows start from is kept once.
+
+    Args:
+        rows (Sequence[PaperRow]): Rows of a table.
+        measured (dict[str, Measured]): By config.
+
+    Returns:
+        list[str]: A line for each label, and one that compares the most with the least; empty if
+        no row keeps anything.
+    """
+    kept = {}
+    for row in rows:
+        if row.stored_config:
+            kept.setdefault(row.label, {})[row.stored_config] = measured[row.stored_config].params
+    if not kept:
+        return []
+    models = {label: sum(row.label == label for row in rows) for label in kept}
+    totals = {label: sum(files.values()) for label, files in kept.items()}
+    lines = [f'stored for the {models[label]} models by {label}: {total:,} parameters '
+             f'({total / 1e6:.2f} M) in {len(kept[label])} file{"s"[:len(kept[label]) != 1]}'
+             for label, total in totals.items()]
+    if len(totals) > 1:
+        most, least = (pick(totals, key=totals.get) for pick in (max, min))
+        lines.append(f'{most} stores {totals[most] / totals[least]:.1f} times as much as {least}')
+    return lines
+
+
+def render(rows: Sequence, measured: dict, style: str = 'text', paper: Paper = SCALENET) -> str:
     """Write tables: what the paper prints beside what the configs build.
 
     Args:
         rows (Sequence[PaperRow]): Rows of one or more tables, in order.
         measured (dict[str, Measured]): By config.
         style (str): 'text', 'markdown' or 'csv'. Defaults to 'text'.
+        paper (Paper): The paper that the rows are of. Defaults to ScaleNet's.
 
     Returns:
         str: The tables.
     """
     if style == 'csv':
-        return _render_csv(rows, measured)
+        return _render_csv(rows, measured, paper.notes)
     marks = {}
     for row in rows:
         for note in row.notes:
@@ -326,16 +392,28 @@ def render(rows: Sequence, measured: dict, style: str = 'text') -> str:
     lines = []
     for table in dict.fromkeys(row.table for row in rows):
         here = [row for row in rows if row.table == table]
-        title = f'Table {table}: {TABLES[table]}'
+        title = paper.tables[table]
+        title = title if title.startswith('Figure') else f'Table {table}: {title}'
         score = 'box AP' if table == 'VIII' else 'top-1'
         columns = [score if c == 'score' else c for c in COLUMNS]
         cells = [_figures(row, measured[row.config], marks) for row in here]
+        if not any(measured[row.config].plain_flops != measured[row.config].flops for row in here):
+            place = columns.index('no adapters')
+            for cell in (columns, *cells):
+                del cell[place]
+        sums = storage_lines(here, measured)
+        if sums:  # behind the parameters
+            place = columns.index('trainable')
+            columns[place:place] = STORED_COLUMNS
+            for cell, row in zip(cells, here):
+                cell[place:place] = _stored_cells(row, measured)
         if style == 'markdown':
             links = [[*cell, f'`{row.config}`'] for cell, row in zip(cells, here)]
             lines += [f'### {title}', '', *_markdown([*columns, 'config'], links), '']
+            lines += [line for text in sums for line in (text, '')]
         else:
-            lines += [title, *_aligned(columns, cells), '']
-    lines += [f'[{mark}] {NOTES[note]}' + ('\n' if style == 'markdown' else '')
+            lines += [title, *_aligned(columns, cells), *sums, '']
+    lines += [f'[{mark}] {paper.notes[note]}' + ('\n' if style == 'markdown' else '')
               for note, mark in marks.items()]
     lines.append('Scores and hours are the paper\'s. Parameters: a shared tensor counts once. '
                  'GFLOPs: 10^9 multiply-accumulates of an image of 224 x 224.')
@@ -358,18 +436,19 @@ def _markdown(header, cells):
     return ['| ' + ' | '.join(line) + ' |' for line in lines]
 
 
-def _render_csv(rows, measured):
+def _render_csv(rows, measured, texts):
     import csv
     import io
     out = io.StringIO()
     writer = csv.writer(out, lineterminator='\n')
     writer.writerow(('table', 'model', 'row', 'config', 'parameters', 'paper_parameters_m',
                      'trainable', 'flops', 'flops_without_adapters', 'paper_gflops', 'score',
-                     'hours', 'notes'))
+                     'hours', 'stored', 'paper_stored_m', 'stored_config', 'notes'))
     for row in rows:
         ours = measured[row.config]
-        notes = ' '.join(NOTES[note] for note in row.notes)
+        notes = ' '.join(texts[note] for note in row.notes)
+        stored = measured[row.stored_config].params if row.stored_config else ''
         writer.writerow((row.table, row.model, row.label, row.config, ours.params, row.params,
                          ours.trainable, ours.flops, ours.plain_flops, row.flops, row.score,
-                         row.hours, notes))
+                         row.hours, stored, row.stored, row.stored_config, notes))
     return out.getvalue().rstrip('\n')

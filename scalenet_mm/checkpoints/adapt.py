@@ -7,7 +7,14 @@ from ..errors import CheckpointError
 from .delta import growth_of_delta
 from .keys import find_family, is_derived, name_head, read_state_dict, split_backbone
 from .pretrained import convert_backbone
-from .report import LoadReport, compare, list_prefixes, refuse_other_blocks
+from .report import (
+    LoadReport,
+    compare,
+    list_prefixes,
+    note_of_gene,
+    refuse_gene,
+    refuse_other_blocks,
+)
 
 
 def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -> LoadReport:
@@ -53,6 +60,9 @@ def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -
     growth = growth_of_delta(checkpoint)
     if growth is not None:
         refuse_other_blocks(model, growth, name)
+    gene = note_of_gene(checkpoint)
+    if gene is not None and backbone is not None:
+        refuse_gene(backbone, gene, name)
     report = compare(name, fmt, wanted, state, 'backbone.', list_prefixes(model))
     if strict and (report.initialised or report.resized):
         missing = [k for keys in report.initialised.values() for k in keys] + report.resized

@@ -3,7 +3,7 @@ import math
 
 from ..errors import CheckpointError
 from .keys import find_format, to_mm_keys
-from .report import compare, list_prefixes, refuse_other_blocks
+from .report import compare, list_prefixes, refuse_gene, refuse_other_blocks
 from .resize import fit_bias_table, fit_pos_embed
 
 #: Under this name the loaders that mmengine uses leave a note in a state dict's metadata: the first
@@ -12,6 +12,8 @@ FILE_NOTE = 'scalenet_file'
 #: And under this one, if the file is a delta, which belongs to one model alone, its name and how
 #: that model was grown.
 DELTA_NOTE = 'scalenet_delta'
+#: And under this one, if the file is a learngene, its name, method and number of blocks.
+GENE_NOTE = 'scalenet_gene'
 
 
 def adapt_backbone_state(backbone, state_dict: dict, prefix: str) -> None:
@@ -122,5 +124,8 @@ def check_backbone_state(backbone, state_dict: dict, prefix: str, metadata: dict
     if DELTA_NOTE in metadata:
         name = metadata[DELTA_NOTE]['name']
         refuse_other_blocks(backbone, metadata[DELTA_NOTE]['growth'], name)
+    if GENE_NOTE in metadata:
+        name = metadata[GENE_NOTE]['name']
+        refuse_gene(backbone, metadata[GENE_NOTE], name)
     if note is not None or not any(key in wanted for key in own):
         compare(name, '', wanted, own, '', list_prefixes(backbone))

@@ -13,6 +13,7 @@ from ..growth.adjustment import ADAPTER_NAMES, GAIN_NAME
 from .base_files import MANIFEST, find_base
 from .delta import APPLIED, MERGED, check_manifest, describe_names, is_delta
 from .keys import family_of_names, find_format, read_state_dict, split_backbone
+from .report import GENE
 from .safe import load_file
 
 _KINDS = (
@@ -60,13 +61,15 @@ def describe_file(path: str) -> str:
     if made:
         rows.append(('versions', ', '.join(f'{k} {v}' for k, v in made.items())))
     lines = [f'{name:<14}{text}'.rstrip() for name, text in rows]
-    return '\n'.join([_title(path, state, delta), *lines])
+    return '\n'.join([_title(path, state, delta, GENE in content), *lines])
 
 
-def _title(path, state, delta):
+def _title(path, state, delta, gene):
     size = f'{path}: {_megabytes(osp.getsize(path))}, ' if osp.isfile(path) else f'{path}: '
     if delta:
         return size + 'a delta: what differs from its base'
+    if gene:
+        return size + 'a learngene; tools/learngene.py inspect tells more of it'
     grown = any(kind in ('adapters, LoRA', 'gains') for kind in map(_kind_of, state)) \
         or describe_names(state)['blocks']
     if grown:

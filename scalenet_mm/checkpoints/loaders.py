@@ -16,9 +16,10 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint as _mmengine
 
 from ..errors import CheckpointError
-from .backbone_state import DELTA_NOTE, FILE_NOTE, check_backbone_state
+from .backbone_state import DELTA_NOTE, FILE_NOTE, GENE_NOTE, check_backbone_state
 from .delta import growth_of_delta, read_checkpoint
 from .keys import names_alone
+from .report import note_of_gene, refuse_gene
 from .zoo import zoo_address
 
 
@@ -54,6 +55,9 @@ def prepare_for_mmengine(checkpoint, name: str = 'the checkpoint'):
     growth = growth_of_delta(checkpoint)
     if growth is not None:
         note[DELTA_NOTE] = dict(name=name, growth=growth)
+    gene = note_of_gene(checkpoint)
+    if gene is not None:
+        note[GENE_NOTE] = dict(gene, name=name)
     for module in ('', 'backbone'):
         noted._metadata[module] = {**noted._metadata.get(module, {}), **note}
     return noted if state is checkpoint else {**checkpoint, 'state_dict': noted}
@@ -110,16 +114,22 @@ _load_state_dict = _mmengine.load_state_dict
 
 @functools.wraps(_load_state_dict)
 def load_state_dict(module, state_dict, strict=False, logger=None):
-    """Do what mmengine does, which loads what fits; but a delta's backbone must be the model's."""
+    """Do what mmengine does, which loads what fits.
+
+    But a delta's backbone must be the model's, and a learngene's depth too.
+    """
     note = (getattr(state_dict, '_metadata', None) or {}).get('', {})
-    if DELTA_NOTE in note:
+    if DELTA_NOTE in note or GENE_NOTE in note:
         model = module
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         backbone = getattr(model, 'backbone', model)
         if not getattr(backbone, 'key_family', None):  # ours look for themselves, names translated
             prefix = '' if backbone is model else 'backbone.'
-            check_backbone_state(backbone, state_dict, prefix, note)
+            if DELTA_NOTE in note:
+                check_backbone_state(backbone, state_dict, prefix, note)
+            else:
+                refuse_gene(backbone, note[GENE_NOTE], note[GENE_NOTE]['name'])
     return _load_state_dict(module, state_dict, strict, logger)
 
 

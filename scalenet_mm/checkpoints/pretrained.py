@@ -5,7 +5,14 @@ from ..errors import CheckpointError
 from .backbone_state import fit_tensor
 from .delta import growth_of_delta, read_checkpoint
 from .keys import find_family, read_state_dict, split_backbone, to_mm_keys, to_names_of
-from .report import LoadReport, compare, list_prefixes, refuse_other_blocks
+from .report import (
+    LoadReport,
+    compare,
+    list_prefixes,
+    note_of_gene,
+    refuse_gene,
+    refuse_other_blocks,
+)
 
 
 def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
@@ -38,6 +45,9 @@ def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
     growth = growth_of_delta(checkpoint)
     if growth is not None:
         refuse_other_blocks(backbone, growth, source)
+    gene = note_of_gene(checkpoint)
+    if gene is not None:
+        refuse_gene(backbone, gene, source)
     own, fmt = convert_backbone(backbone, own, source)
     report = compare(source, fmt, backbone.state_dict(), own, '', list_prefixes(backbone))
     backbone.load_state_dict(own, strict=False)

@@ -10,6 +10,7 @@ from .containers import serialise
 from .delta import APPLIED, MERGED
 from .files import write_whole
 from .keys import read_state_dict
+from .report import GENE
 
 #: What a published file holds unless asked otherwise.
 PUBLISHED_KEYS = ('meta', 'state_dict')
@@ -25,7 +26,7 @@ def select(checkpoint: dict, name: str, keys: Optional[Sequence] = None,
            averaged: bool = True, paths: bool = False) -> dict:
     """Take what is to be published, as a rule without the paths of this machine.
 
-    A delta stays one: its manifest is kept whatever ``keys`` says.
+    A delta stays one, and a learngene too: the manifest is kept whatever ``keys`` says.
 
     Args:
         checkpoint (dict): What a file holds; a bare state dict, or one under 'model', is taken
@@ -56,7 +57,7 @@ def select(checkpoint: dict, name: str, keys: Optional[Sequence] = None,
     if lacking:
         raise CheckpointError(f'{name} holds no {", ".join(lacking)}, only '
                               f'{", ".join(map(str, checkpoint))}: give others by --save-keys')
-    kept = {*(PUBLISHED_KEYS if keys is None else keys), 'delta'}
+    kept = {*(PUBLISHED_KEYS if keys is None else keys), 'delta', GENE}
     selected = {key: value for key, value in checkpoint.items() if key in kept}
     return selected if paths else _without_paths(selected)
 
@@ -137,6 +138,9 @@ def publish(checkpoint: dict, path: str, force: bool = False) -> str:
     stem, ending = osp.splitext(path)
     if ending not in ('.pth', '.safetensors'):
         stem, ending = path, '.pth'
+    if GENE in checkpoint and ending != '.pth':
+        raise CheckpointError(f'{path}: the file of a learngene ends with .pth; safetensors has no '
+                              'place for its manifest')
     content = serialise(checkpoint, stem + ending)
     path = f'{stem}-{hashlib.sha256(content).hexdigest()[:8]}{ending}'
     refuse_overwriting([path], force)

@@ -1,7 +1,9 @@
 """What a checkpoint gave a model, in one line, and what makes it an error."""
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Optional
 
 from ..errors import CheckpointError
 from ..growth import growth_of
@@ -11,6 +13,9 @@ from .keys import is_derived
 _INCREMENT = re.compile(rf'.*\.({"|".join(ADAPTER_NAMES)}|{GAIN_NAME})$')
 _REPEAT = re.compile(r'.*\.\d+_r\d+\.')
 _NEW = re.compile(r'.*\.new\d+\.')
+_BLOCK = re.compile(r'(?:backbone\.)?layers\.(\d+)\.')
+#: Under this key a file has the manifest of a learngene, which stands for backbones of any depth.
+GENE = 'learngene'
 #: Parts of a backbone that a recipe may lack or add without being another architecture: norms of
 #: outputs, which depend on the stages that are used.
 _OPTIONAL = re.compile(r'^(norm\d?|ln[12])\.')
@@ -244,6 +249,49 @@ def refuse_other_blocks(model, growth: dict, name: str) -> None:
                 f'({_shorten(layer_map.names)}): growth in the config must be that of the delta. '
                 'To start the training of a model that is grown further, make it whole first: '
                 'tools/delta.py apply')
+
+
+def refuse_gene(backbone, gene: dict, name: str) -> None:
+    """Refuse a learngene as the ordinary file of a backbone that it would have to be expanded for.
+
+    Args:
+        backbone (nn.Module): The backbone.
+        gene (dict): What :func:`note_of_gene` says.
+        name (str): The file, for the message.
+
+    Raises:
+        CheckpointError: If it is a plain ViT of another depth, or the learngene is of two blocks
+            that are expanded linearly and the backbone does not do that.
+    """
+    if not hasattr(backbone, 'layers'):
+        return
+    linear = type(backbone).__name__ == 'TLEGViT'
+    depth = 2 if linear else getattr(
+        getattr(backbone.layers, 'layer_map', None), 'base_depth', len(backbone.layers))
+    if depth == gene['blocks'] and linear == (gene['method'] == 'tleg'):
+        return
+    what = 'two sets of weights that are expanded linearly' if gene['method'] == 'tleg' else \
+        f'{gene["blocks"]} blocks'
+    theirs = 'is a TLEGViT' if linear else f'has {depth}'
+    raise CheckpointError(
+        f'{name} is a learngene of {what}, and the backbone {theirs}: an ordinary file is loaded '
+        "as it is. Expand it: init_cfg=dict(type='Learngene', checkpoint=...) in model, or "
+        'tools/learngene.py expand')
+
+
+def note_of_gene(checkpoint) -> Optional[dict]:
+    """dict | None: Of a learngene's file its method and number of blocks."""
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get(GENE), Mapping):
+        return None
+    state = checkpoint.get('state_dict')
+    if not isinstance(state, Mapping):
+        return None
+    return dict(method=checkpoint[GENE].get('method'), blocks=blocks_in(state))
+
+
+def blocks_in(state) -> int:
+    """int: How many blocks of a plain ViT a state dict in mmpretrain's names holds."""
+    return len({m[1] for m in map(_BLOCK.match, map(str, state)) if m})
 
 
 def _shorten(names):

@@ -6,6 +6,7 @@ import torch.nn as nn
 
 from ..backbones.grown_backbone import tensors_in
 from ..errors import ConfigError
+from ..learngene.distilled_classifier import DistilledClassifier
 
 PARTS = ('classifier', 'backbone')
 
@@ -97,6 +98,8 @@ def make_part(model: nn.Module, part: Optional[str] = None) -> Part:
     Raises:
         ConfigError: If the model has no such part.
     """
+    if isinstance(model, DistilledClassifier):
+        model = model.student
     is_classifier = any(cls.__name__ == 'BaseClassifier' for cls in type(model).__mro__)
     if part is None:
         part = 'classifier' if is_classifier else 'backbone'

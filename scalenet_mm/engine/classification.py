@@ -8,6 +8,7 @@ from mmengine.utils import is_abs
 
 from scalenet_mm.engine.scopes import iter_dataloaders, iter_datasets, type_name
 from scalenet_mm.errors import ConfigError
+from scalenet_mm.utils.model_cfg import student_cfg, student_key
 
 LAYOUT = ('an ImageNet folder holds train/ and val/ with one folder a class; or images anywhere in '
           'these, and meta/train.txt and meta/val.txt with lines "path label"')
@@ -117,8 +118,7 @@ def check_classification(cfg: Config, splits: Tuple[str, ...]) -> None:
         ConfigError: If a data set is empty, is not what its kind demands, has labels or a number
             of classes that do not fit the head's, or if the splits disagree on the classes.
     """
-    model = cfg.model
-    head = model.get('head')
+    head = student_cfg(cfg.model).get('head')
     head_classes = head.get('num_classes') if isinstance(head, dict) else None
     seen = {}  # classes by folders: split -> (key, names)
     for split in splits:
@@ -207,7 +207,7 @@ def _check_list(folder: Folder, number: Optional[int], head: Optional[int]) -> N
                 raise ConfigError(f'{where}: {line.strip()!r} is not of the form "path label" with '
                                   'a number as label')
             if int(label) < 0 or limit is not None and int(label) >= limit:
-                what = 'the data set has' if number is not None else 'model.head.num_classes ='
+                what = 'the data set has' if number is not None else 'head.num_classes ='
                 allowed = f'; {what} {limit} classes, 0 to {limit - 1}' if limit is not None else ''
                 raise ConfigError(f'{where}: there is no class {label}, labels count from 0'
                                   f'{allowed}')
@@ -228,31 +228,36 @@ def _check_number(cfg: Config, key: str, classes: Optional[tuple], head: Optiona
     if not isinstance(head, int):
         return
     if classes is not None and len(classes) != head:
-        options = [f'model.head.num_classes={len(classes)}']
+        model = student_key(cfg.model)
+        options = [f'{model}.head.num_classes={len(classes)}']
         name, preprocessor = _preprocessor(cfg)
         if preprocessor.get('num_classes') is not None:
             options.append(f'{name}.num_classes={len(classes)}')
         raise ConfigError(
             f'{key} has {len(classes)} classes ({_shorten(classes)}), but '
-            f'model.head.num_classes={head}. Set --cfg-options {" ".join(options)}, or name the '
+            f'{model}.head.num_classes={head}. Set --cfg-options {" ".join(options)}, or name the '
             'right data set')
     name, preprocessor = _preprocessor(cfg)
-    augments = preprocessor.get('batch_augments', cfg.model.get('train_cfg'))
-    if split != 'train' or type_name(cfg.model) != 'ImageClassifier' or not (
+    classifier, model = student_cfg(cfg.model), student_key(cfg.model)
+    augments = preprocessor.get('batch_augments', classifier.get('train_cfg'))
+    if split != 'train' or type_name(classifier) != 'ImageClassifier' or not (
             augments or preprocessor.get('to_onehot')):
         return
     if preprocessor.get('num_classes') != head:
         raise ConfigError(
             f'{name}.num_classes={preprocessor.get("num_classes")}, by which mixup and the like '
-            f'make their labels, but model.head.num_classes={head}: set --cfg-options '
+            f'make their labels, but {model}.head.num_classes={head}: set --cfg-options '
             f'{name}.num_classes={head}')
 
 
 def _preprocessor(cfg: Config) -> Tuple[str, dict]:
     """Key and config of the data preprocessor; the model's own takes precedence."""
-    own = cfg.model.get('data_preprocessor')
-    if own is not None:
-        return 'model.data_preprocessor', own
+    # what a DistilledClassifier has is for a student that names none
+    places = {student_key(cfg.model): student_cfg(cfg.model), 'model': cfg.model}
+    for key, model in places.items():
+        own = model.get('data_preprocessor')
+        if own is not None:
+            return f'{key}.data_preprocessor', own
     return 'data_preprocessor', cfg.get('data_preprocessor') or {}
 
 

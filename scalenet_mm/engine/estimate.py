@@ -33,6 +33,8 @@ from scalenet_mm.engine.preflight import (
 from scalenet_mm.engine.scopes import get_scope, iter_datasets, type_name
 from scalenet_mm.engine.synthetic import make_batch
 from scalenet_mm.errors import ConfigError
+from scalenet_mm.learngene.distilled_classifier import DistilledClassifier
+from scalenet_mm.utils.model_cfg import is_distilled
 
 #: Images that a training epoch has, by data set and a word of its ann_file or split, for use where
 #: the data are not at hand. COCO: those with objects, which mmdet's configs filter for.
@@ -187,7 +189,9 @@ class _TimingRunner(Runner):
     """Trains from whatever weights the model is built with: nothing is read or downloaded."""
 
     def _init_model_weights(self):
-        pass
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if isinstance(model, DistilledClassifier):
+            model.use_random_teacher()
 
 
 def count_samples(cfg: Config) -> tuple:
@@ -305,6 +309,7 @@ def estimate(cfg: Config,
         batch, source = make_batch(cfg, batch_size, size)
         loader = DataLoader([batch] * (warmup + iters), batch_size=None, collate_fn=_as_it_is)
     before = _resident_bytes()
+    left_out = _left_out(cfg, gpus, use_data)
     with tempfile.TemporaryDirectory() as folder:
         runner = _build_runner(cfg, folder, warmup + iters)
         if loader is not None:
@@ -336,12 +341,14 @@ def estimate(cfg: Config,
         trainable=count.trainable,
         optimizer_bytes=optimizer_bytes,
         checkpoint_bytes=_bytes_of(model.state_dict()) + optimizer_bytes,
-        left_out=_left_out(cfg, gpus, use_data))
+        left_out=left_out)
 
 
 def _build_runner(cfg, work_dir, iters):
     """_TimingRunner: Of the config, for a few steps, with nothing that logs, saves or loads."""
     cfg.work_dir = work_dir
+    if _reads_teacher(cfg):
+        cfg.model.alpha = 0  # made-up images are not in the cache
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=iters + 1)
     for name in ('val', 'test'):
         for key in ('cfg', 'dataloader', 'evaluator'):
@@ -381,8 +388,15 @@ def _bytes_of(state):
     return 0
 
 
+def _reads_teacher(cfg):
+    """bool: Whether a distillation takes the teacher's logits from the disk."""
+    return is_distilled(cfg.model) and cfg.model.get('teacher_cache') is not None
+
+
 def _left_out(cfg, gpus, use_data):
     parts = [] if use_data else ['reading data']
+    if _reads_teacher(cfg):
+        parts.append("reading the teacher's logits")
     if gpus > 1:
         parts.append('communication and the gradient buckets of DDP')
     parts += ['validation', 'saving', 'the start']

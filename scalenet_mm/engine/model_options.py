@@ -15,6 +15,7 @@ from scalenet_mm.errors import ConfigError, ScaleNetError
 from scalenet_mm.growth import AdjustmentSpec, GrowthSpec
 from scalenet_mm.growth.freezing import PRESETS, resolve_rules
 from scalenet_mm.optim import check_layer_decay
+from scalenet_mm.utils.model_cfg import is_distilled, student_cfg, student_key
 
 #: What takes growth options in a config.
 GROWING = ('ScaleNetSwin', 'ScaleNetViT', 'GrownBackbone', 'AdapterInjectionHook')
@@ -71,7 +72,7 @@ def check_optimizer(cfg: Config) -> None:
     Raises:
         ConfigError: If it cannot read the names of this backbone, or lacks its rate.
     """
-    backbone = (cfg.get('model') or {}).get('backbone')
+    backbone = (student_cfg(cfg.get('model')) or {}).get('backbone')
     if not isinstance(backbone, dict):
         return
     hook = _injection(cfg) or dict(growth=None)
@@ -87,7 +88,13 @@ def _places(cfg: Config) -> Iterator[Tuple[str, dict, Registry]]:
     """Yield config key, config and registry of what is checked."""
     model = cfg.get('model') or {}
     yield 'model', model, MODELS
-    for key in ('model.backbone', 'model.backbone.base'):
+    top = student_key(model)
+    if is_distilled(model):
+        for name in ('student', 'teacher'):
+            if isinstance(model.get(name), dict):
+                yield f'model.{name}', model[name], MODELS
+        model = student_cfg(model)
+    for key in (f'{top}.backbone', f'{top}.backbone.base'):
         model = model.get(key.split('.')[-1])
         if not isinstance(model, dict):
             break
@@ -125,10 +132,12 @@ def _check_arguments(key: str, place: dict, registry: Registry, scope: str) -> N
     # what mmengine takes for itself, the latter of hooks
     unknown = [name for name in place if name not in (*taken, 'type', '_scope_', 'priority')]
     if unknown:
+        near = _suggest(unknown[0], taken)
+        if is_distilled(place) and unknown[0] in ('backbone', 'neck', 'head', 'train_cfg'):
+            near = f'; it is one of its student: {key}.student.{unknown[0]}'
         raise ConfigError(
             f'{key}: {getattr(target, "__name__", target)} has no argument '
-            f'{", ".join(map(repr, unknown))}{_suggest(unknown[0], taken)} (it takes '
-            f'{", ".join(taken)})')
+            f'{", ".join(map(repr, unknown))}{near} (it takes {", ".join(taken)})')
 
 
 def _suggest(word: str, names: Any) -> str:
@@ -138,10 +147,10 @@ def _suggest(word: str, names: Any) -> str:
 
 def _check_grown(cfg: Config, registry: Registry) -> None:
     """Build the backbone on 'meta', grown as its own arguments or the hook's say."""
-    backbone = (cfg.get('model') or {}).get('backbone')
+    backbone = (student_cfg(cfg.get('model')) or {}).get('backbone')
     if not isinstance(backbone, dict):
         return
-    built = backbone
+    built, key = backbone, f'{student_key(cfg.model)}.backbone'
     target = _look_up(backbone, registry)
     if type_name(backbone) != 'GrownBackbone' and not (
             inspect.isclass(target) and issubclass(target, GrowableBackbone)):
@@ -152,14 +161,14 @@ def _check_grown(cfg: Config, registry: Registry) -> None:
     for name in ('drop_path_rate', 'drop_rate', 'attn_drop_rate'):
         rate = backbone.get(name, 0) if built is backbone else 0
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-            raise ConfigError(f'model.backbone.{name} must be a number in [0, 1), got {rate!r}')
+            raise ConfigError(f'{key}.{name} must be a number in [0, 1), got {rate!r}')
     try:
         with torch.device('meta'):
             registry.get(built['type'])(**deepcopy(
                 {k: v for k, v in built.items() if k not in ('type', '_scope_')}))
     except ScaleNetError as error:
         if built is backbone:
-            raise type(error)(f'model.backbone: {error}') from None
+            raise type(error)(f'{key}: {error}') from None
         raise type(error)(f'custom_hooks: AdapterInjectionHook: {error}') from None
     except Exception:  # on 'meta' alone, perhaps; the Runner builds it again and shows it
         return

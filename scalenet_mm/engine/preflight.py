@@ -25,6 +25,11 @@ from scalenet_mm.engine.scopes import (
 )
 from scalenet_mm.engine.segmentation import check_segmentation
 from scalenet_mm.errors import CheckpointError, ConfigError
+from scalenet_mm.learngene.distillation_loss import check_weights
+from scalenet_mm.learngene.learngene_init import check_learngene
+from scalenet_mm.learngene.teacher_cache import check_teacher, read_manifest
+from scalenet_mm.learngene.whole_init import WHOLE
+from scalenet_mm.utils.model_cfg import is_distilled, student_cfg
 
 # What knows the data sets of a toolbox.
 CHECKS = dict(
@@ -266,11 +271,34 @@ def _check_pretrained(model: dict, key: str = 'model') -> None:
     """Check the local files that the model or its backbone are to start from."""
     init_cfgs = model.get('init_cfg')
     for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs or []:
-        if isinstance(init_cfg, dict) and type_name(init_cfg) == 'Pretrained':
+        if isinstance(init_cfg, dict) and type_name(init_cfg) in WHOLE:
             check_checkpoint(init_cfg.get('checkpoint'), f'{key}.init_cfg.checkpoint')
-    for part in ('backbone', 'base'):
+    for part in ('student', 'backbone', 'base'):
         if isinstance(model.get(part), dict):
             _check_pretrained(model[part], f'{key}.{part}')
+
+
+def _check_teacher(model: dict) -> None:
+    """Check the numbers of a distillation, and that its teacher is there."""
+    if not is_distilled(model):
+        return
+    check_weights(model.get('alpha', 0.5), model.get('tau', 1.))
+    if model.get('alpha', 0.5) == 0:
+        return
+    given = [model.get(key) for key in ('teacher', 'teacher_checkpoint', 'teacher_size')]
+    cache = model.get('teacher_cache')
+    if cache is None:
+        check_checkpoint(given[1], 'model.teacher_checkpoint')
+        if isinstance(given[0], dict):
+            _check_pretrained(given[0], 'model.teacher')
+        return
+    manifest = read_manifest(cache)
+    check_teacher(cache, manifest, *given)
+    classes = (student_cfg(model).get('head') or {}).get('num_classes')
+    if classes is not None and classes != manifest['shape'][1]:
+        raise ConfigError(
+            f'model.teacher_cache: {cache} holds logits of {manifest["shape"][1]} classes, but '
+            f'model.student.head.num_classes={classes}; they must be the same ones')
 
 
 def _check_schedule(cfg: Config) -> None:
@@ -315,6 +343,8 @@ def check_train(cfg: Config) -> None:
     check_optimizer(cfg)
     _check_schedule(cfg)
     _check_pretrained(cfg.model)
+    check_learngene(cfg)
+    _check_teacher(cfg.model)
     for i, hook in enumerate(cfg.get('custom_hooks') or []):
         if isinstance(hook, dict) and type_name(hook) == 'DeltaCheckpointHook':
             check_checkpoint(hook.get('base'), f'custom_hooks.{i}.base')

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from scalenet_mm.engine.scopes import get_scope, iter_datasets, type_name
 from scalenet_mm.errors import ConfigError
+from scalenet_mm.utils.model_cfg import student_cfg
 
 #: Shape of most of COCO's images, and how many objects they have on average.
 COCO_SHAPE = (480, 640)
@@ -86,7 +87,7 @@ def number_of_classes(cfg: Config) -> int:
     Raises:
         ConfigError: If no head names it.
     """
-    model = cfg.model
+    model = student_cfg(cfg.model)
     roi_head = model.get('roi_head') or {}
     for head in (model.get('head'), roi_head.get('bbox_head'), model.get('bbox_head'),
                  model.get('decode_head')):

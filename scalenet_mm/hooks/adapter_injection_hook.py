@@ -29,6 +29,7 @@ from ..growth import (
     speed_up,
 )
 from ..optim import check_layer_decay
+from ..utils.model_cfg import student_cfg
 from .checkpoint_hook import secure_checkpoints
 from .class_check import check_classes, check_labels, labels_of_heads, labels_of_metrics
 
@@ -199,7 +200,7 @@ class AdapterInjectionHook(Hook):
 
     def _write_config(self, runner):
         cfg = runner.cfg.get('model')
-        cfg = cfg.get('module', cfg) if cfg is not None else None
+        cfg = student_cfg(cfg.get('module', cfg)) if cfg is not None else None
         if cfg is None or 'backbone' not in cfg:
             return
         base = cfg['backbone']

@@ -27,6 +27,7 @@ from scalenet_mm.checkpoints.delta import apply_delta, extract_delta, make_delta
 from scalenet_mm.checkpoints.files import check_resumable, find_newest_whole
 from scalenet_mm.datasets import make_digit_scenes
 from scalenet_mm.engine import load_config
+from scalenet_mm.learngene import extract_gene, read_gene
 
 ROOT = Path(__file__).resolve().parents[2]
 VIT = ROOT / 'configs/quickstart/scalenet_vit-nano_digits.py'
@@ -171,6 +172,13 @@ FUNCTIONS = {
     'extract_delta': lambda path: extract_delta(path, path),
     'describe_file': describe_file,
     'a model of the analysis': by_analysis,
+    'read_gene': read_gene,
+    'extract_gene': extract_gene,
+    'init_cfg of type Learngene': lambda path: backbone(
+        init_cfg=dict(type='Learngene', checkpoint=path)).init_weights(),
+    'init_cfg of type WeightSelection': lambda path: backbone(
+        growth=None, adjustment=None,
+        init_cfg=dict(type='WeightSelection', checkpoint=path)).init_weights(),
     'init_cfg of a backbone': lambda path: backbone(init_cfg=pretrained(path)).init_weights(),
     'pretrained of a backbone': lambda path: backbone(pretrained=path).init_weights(),
     'init_cfg of a model': lambda path: build(classifier(path)).init_weights(),
@@ -262,9 +270,14 @@ def command(tmp_path, scenes, monkeypatch, capsys):
     data = [f'{split}_dataloader.dataset.data_root={scenes / "cls"}'
             for split in ('train', 'val', 'test')]
 
+    distilled = tmp_path / 'distilled.py'
+
     def run(line, evil):
-        words = [word.format(config=VIT, evil=evil, out=tmp_path / 'out.pth', work=tmp_path / 'w',
-                             root=ROOT) for word in line.split()]
+        if '{distilled}' in line:
+            distilled.write_text(DISTILLED.format(base=str(VIT)))
+        places = dict(config=VIT, distilled=distilled, evil=evil, out=tmp_path / 'out.pth',
+                      work=tmp_path / 'w', root=ROOT)
+        words = [word.format(**places) for word in line.split()]
         if '--cfg-options' in words:
             words += [*data, f'experiment_name={tmp_path.name}']
         monkeypatch.setattr(sys, 'argv', [str(ROOT / words[0]), *words[1:]])
@@ -277,6 +290,14 @@ def command(tmp_path, scenes, monkeypatch, capsys):
     return run
 
 
+DISTILLED = """
+_base_ = [{base!r}]
+plain = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ScaleNetViT', arch='deit-tiny', num_layers=1, img_size=64, growth=None),
+    head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=192))
+model = dict(_delete_=True, type='DistilledClassifier', student=plain, teacher=plain)
+"""
 ANALYSIS = '--device cpu --workers 0 --num-samples 4 --out {work} --cfg-options'
 COMMANDS = [
     'tools/train.py {config} --work-dir {work} --cfg-options load_from={evil}',
@@ -298,6 +319,18 @@ COMMANDS = [
     'tools/model_converters/convert_keys.py {evil} {out} --to timm',
     'tools/model_converters/unshare.py {config} {evil} {out}',
     'tools/deployment/export_onnx.py {config} {evil} out.onnx',
+    'tools/train.py {distilled} --work-dir {work} --cfg-options model.teacher_checkpoint={evil}',
+    'tools/cache_teacher.py {distilled} {out} --device cpu --workers 0 --cfg-options '
+    'model.teacher_checkpoint={evil}',
+    'tools/learngene.py extract {evil} {out}',
+    'tools/learngene.py extract {evil} {out} --config {config}',
+    'tools/learngene.py expand {evil} 3 {out}',
+    'tools/learngene.py inspect {evil}',
+    'tools/train.py {config} --work-dir {work} --cfg-options '
+    'model.init_cfg.type=Learngene model.init_cfg.checkpoint={evil}',
+    'tools/train.py {config} --work-dir {work} --cfg-options '
+    'model.init_cfg.type=WeightSelection model.init_cfg.checkpoint={evil} '
+    'model.backbone.growth=None model.backbone.adjustment=None',
 ]
 
 

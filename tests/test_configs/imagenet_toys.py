@@ -10,12 +10,16 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+from scalenet_mm.utils.model_cfg import plain_cfg, student_cfg
+
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 ARCHS = ('deit-t', 'deit-s', 'deit-b', 'swin-t', 'swin-s', 'swin-b')
-#: 'deit-b-blocks1-3' -> its file; a schedule other than 100e stays in the name
+#: 'deit-b-blocks1-3' -> its file; a schedule other than 100e stays in the name. Learngenes have
+#: tests of their own.
 FILES = {
     path.stem.removeprefix('scalenet_').removesuffix('_imagenet').removesuffix('_100e'): path
-    for path in sorted(CONFIGS.rglob('*_imagenet.py')) if path.parent.name != '_base_'
+    for path in sorted(CONFIGS.rglob('*_imagenet.py'))
+    if path.parent.name != '_base_' and 'learngene' not in path.parts
 }
 SWIN_DEPTHS = {'t': (2, 2, 6, 2), 's': (2, 2, 18, 2), 'b': (2, 2, 18, 2)}
 
@@ -36,8 +40,8 @@ def read(name):
 
 
 def build(cfg):
-    """nn.Module: The config's classifier, with the preprocessor that a Runner would give it."""
-    model = copy.deepcopy(cfg.model)
+    """nn.Module: The config's classifier, undistilled, with the Runner's preprocessor."""
+    model = plain_cfg(cfg.model)
     model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(model)
@@ -51,8 +55,9 @@ def narrow(cfg, name):
     else:
         width = 32
         arch = dict(embed_dims=4, depths=SWIN_DEPTHS[name[5]], num_heads=(1, 1, 2, 2))
-    cfg.model.backbone.arch = arch
-    cfg.model.head.in_channels = width
+    model = student_cfg(cfg.model)
+    model.backbone.arch = arch
+    model.head.in_channels = width
     return cfg
 
 
@@ -63,11 +68,12 @@ def shrink(cfg, name, classes=5):
         int: Height and width of the images.
     """
     narrow(cfg, name)
-    cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = classes
+    model = student_cfg(cfg.model)
+    model.head.num_classes = cfg.data_preprocessor.num_classes = classes
     if name.startswith('deit'):
-        cfg.model.backbone.img_size = 32
+        model.backbone.img_size = 32
         return 32
-    cfg.model.backbone.window_size = 2
+    model.backbone.window_size = 2
     return 64
 
 

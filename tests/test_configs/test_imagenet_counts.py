@@ -96,6 +96,8 @@ def _counts():
         counts[f'swin-b-{stage}'] = scalenet('swin-b', repeats)
     counts['deit-b-times3'] = scalenet('deit-b', (24, ))
     counts['swin-b-times3'] = scalenet('swin-b', (0, 0, 0, 4))
+    for arch in ('deit-b', 'swin-t'):
+        counts[f'{arch}-distill'] = counts[arch]
     counts['deit-b-stacked'] = scalenet('deit-b', (12, ))
     counts['swin-b-interpolated'] = scalenet('swin-b', (0, 0, 0, 2))
     for rank in (4, 8, 16):
@@ -143,7 +145,7 @@ PRINTED_WITHOUT_NEW_NORMS = {
 
 def test_there_is_a_count_for_every_config():
     assert set(COUNTS) == set(FILES)
-    assert len(FILES) == 103
+    assert len(FILES) == 105
 
 
 @pytest.mark.parametrize('name', sorted(FILES))

@@ -4,6 +4,7 @@ from imagenet_toys import ARCHS, FILES, build, read, shrink
 from mmengine.optim import build_optim_wrapper
 
 from scalenet_mm.growth import apply_freezing, get_drop_path_rate, growth_of
+from scalenet_mm.utils.model_cfg import student_cfg
 
 DROP_PATH = {'deit-t': 0., 'deit-s': 0.2, 'deit-b': 0.5,
              'swin-t': 0.2, 'swin-s': 0.2, 'swin-b': 0.5}
@@ -51,7 +52,7 @@ def test_table_1(arch):
 @pytest.mark.parametrize('name', FINE_TUNED)
 def test_recipe(name):
     cfg = read(name)
-    arch = name[:6]
+    model, arch = student_cfg(cfg.model), name[:6]
     assert cfg.optim_wrapper.type == 'OptimWrapper'
     assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=0.05, eps=1e-8,
                                                betas=(0.9, 0.999))
@@ -60,10 +61,9 @@ def test_recipe(name):
                                         convert_to_iter_based=True)]
     assert cfg.train_cfg == dict(by_epoch=True, max_epochs=100, val_interval=1)
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 512
-    assert cfg.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8),
-                                            dict(type='CutMix', alpha=1.0)]
-    assert cfg.model.head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1,
-                                       mode='original')
+    assert model.train_cfg.augments == [dict(type='Mixup', alpha=0.8),
+                                        dict(type='CutMix', alpha=1.0)]
+    assert model.head.loss == dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
     assert plain(cfg.val_evaluator) == [dict(type='Accuracy', topk=[1, 5]),
                                         dict(type='ValidationLoss')]
     assert cfg.test_evaluator == cfg.val_evaluator
@@ -73,7 +73,7 @@ def test_recipe(name):
     assert (checkpoint.save_best, checkpoint.max_keep_ckpts) == ('accuracy/top1', 2)
     assert cfg.load_from == WEIGHTS[arch]
     if '-dp' not in name:
-        assert cfg.model.backbone.drop_path_rate == DROP_PATH[arch]
+        assert model.backbone.drop_path_rate == DROP_PATH[arch]
     seeded = name.endswith(('random', 'swa'))
     assert cfg.randomness.seed == (0 if seeded else None)
 

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 from data_toys import LOOPS, error_of
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
 
+from scalenet_mm.checkpoints.files import save_file
 from scalenet_mm.engine import check_test, check_train
 from scalenet_mm.engine.arguments import parse_train_args
 from scalenet_mm.engine.options import build_train_cfg
-from scalenet_mm.errors import ConfigError, GrowthError
+from scalenet_mm.errors import CheckpointError, ConfigError, GrowthError
+from scalenet_mm.learngene import extract_gene, save_gene
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 
@@ -238,7 +241,9 @@ class TestOptions:
         ('growth.tmies=3', "growth has no option 'tmies'; the options are order, times"),
         ('growth.times=two', "growth.times must be an integer >= 1 .* got 'two'"),
         ('growth.times=1.5', 'growth.times must be an integer'),
-        ('growth.times=(1,2)', r'growth.times must be an integer.*\(1, 2\)'),
+        ('growth.times=(1,2,3)', r'model.backbone: growth.times=\[1, 2, 3\] holds 3 numbers for 2'),
+        ('growth.times=(1,0)', r'growth.times must be an integer.*\(1, 0\)'),
+        ('growth.depth=7', 'model.backbone: 2 blocks and growth.times=2 make 4 blocks, but'),
         ('growth.blocks=[5]', 'model.backbone: growth.blocks names block 5, but there are 2'),
         ('growth.blocks=1', 'growth.blocks must be a list'),
         ('growth.order=[[0,1,1],[0]]', 'growth.order holds 2 lists'),
@@ -270,6 +275,8 @@ class TestOptions:
         ('growth.blocks=(0,1)', dict(blocks=(0, 1))),
         ('growth.order=[[0,1,1]]', dict(order=[[0, 1, 1]])),
         ('growth.order=0,1,0', dict(order=[0, 1, 0])),
+        ('growth.times=3,1', dict(times=[3, 1])),
+        ('growth.times=(3,1)', dict(times=(3, 1))),
     ))
     def test_values_of_the_right_type(self, images, option, attribute):
         cfg = make(options=(f'model.backbone.{option}', ))
@@ -321,3 +328,51 @@ class TestOptions:
         before = cfg.pretty_text
         check_train(cfg)
         assert cfg.pretty_text == before
+
+
+class TestLearngene:
+
+    @pytest.fixture
+    def gene(self, images):
+        """The learngene of a plain model, in the current folder."""
+        cfg = make(**{'model.backbone.growth': None, 'model.backbone.adjustment': None})
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(cfg.model)
+        save_file(dict(state_dict=model.state_dict()), 'plain.pth')
+        save_gene(extract_gene('plain.pth', cfg), 'gene.pth')
+
+    def make(self, *options):
+        options = ['init_cfg.type=Learngene', 'init_cfg.checkpoint=gene.pth',
+                   'backbone.num_layers=5', *options]
+        return make(options=[f'model.{option}' for option in options])
+
+    def test_one_that_fits(self, gene):
+        check_train(self.make())
+
+    @pytest.mark.parametrize('options, error, message', (
+        (['init_cfg.checkpoint=none.pth'], CheckpointError,
+         r"model.init_cfg.checkpoint: no such file: 'none.pth'; checkpoints there: gene.pth, pla"),
+        (['init_cfg.checkpoint=plain.pth'], CheckpointError, 'plain.pth is no learngene'),
+        (['init_cfg.order=cyclic'], GrowthError, "order must be one of .*got 'cyclic'"),
+        (['init_cfg.order=random-sorted'], GrowthError, 'give a seed'),
+        (['init_cfg.sed=3'], ConfigError, 'takes checkpoint, order, seed and head'),
+        (['backbone.arch.num_heads=4'], CheckpointError, 'num_heads is 2, .* the backbone 4'),
+        (['backbone.patch_size=8'], CheckpointError, 'patch_size is 4x4'),
+        (['init_cfg.checkpoint=cut.pth'], CheckpointError, 'cut.pth. is cut off'),
+    ))
+    def test_before_a_folder_is_made(self, gene, images, options, error, message):
+        content = (images.parent / 'gene.pth').read_bytes()
+        (images.parent / 'cut.pth').write_bytes(content[:len(content) // 2])
+        if 'cut' not in message:
+            (images.parent / 'cut.pth').unlink()
+        with pytest.raises(error, match=message):
+            check_train(self.make(*options))
+        assert not (images.parent / 'work').exists()
+
+    def test_other_classes(self, gene, images):
+        write_images(images / 'train', 'd/0.png')
+        write_images(images / 'val', 'd/0.png')
+        message = 'gene.pth has a head of 3 classes, and the model one of 4: set head=False'
+        with pytest.raises(CheckpointError, match=message):
+            check_train(self.make('head.num_classes=4'))
+        check_train(self.make('head.num_classes=4', 'init_cfg.head=False'))

@@ -40,6 +40,26 @@ def test_detection_has_no_flops():
     assert 'INFO' not in done.stdout
 
 
+def test_what_is_stored():
+    """Ten pre-trained models against one gene, as built."""
+    done = run('paper_tables', '--paper', 'sws', '--table', '2')
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    # sums of 1,513,192 for embeddings, norm and head and of 7,087,872 a block
+    stored = 10 * 1_513_192 + sum(range(6, 16)) * 7_087_872
+    assert f'stored for the 10 models by PF: {stored:,} parameters (759.36 M) in 10 files' in lines
+    assert ('stored for the 10 models by SWS: 36,952,552 parameters (36.95 M) in 1 file') in lines
+    assert 'PF stores 20.5 times as much as SWS' in lines
+    assert 'no adapters' not in done.stdout
+
+
+def test_another_papers_table():
+    done = run('paper_tables', '--paper', 'sws', '--table', '2', 'IV')
+    assert done.returncode == 2 and done.stdout == ''
+    assert done.stderr == ('error: --table IV: the tables are 1, 2, 3, 4, 5, 6, F4; --paper '
+                           'scalenet has it\n')
+
+
 def test_missing_configs_are_named(tmp_path):
     done = run('paper_tables', '--table', 'IV', '--configs', tmp_path)
     assert done.returncode == 2 and done.stdout == ''

@@ -1,7 +1,8 @@
-"""Print the paper's tables beside what the configs build.
+"""Print the papers' tables beside what the configs build.
 
-``python tools/analysis_tools/paper_tables.py --table I VI --format markdown``. Nothing is trained,
-loaded or downloaded: parameters and FLOPs are counted, scores and hours are the paper's.
+``python tools/analysis_tools/paper_tables.py --table I VI --format markdown``, and of stage-wise
+weight sharing ``--paper sws --table 2``. Nothing is trained, loaded or downloaded: parameters and
+FLOPs are counted, scores and hours are the paper's.
 """
 import argparse
 import copy
@@ -17,8 +18,8 @@ from mmengine.logging import MMLogger  # noqa: E402
 
 from scalenet_mm import ConfigError  # noqa: E402
 from scalenet_mm.analysis import (  # noqa: E402
-    PAPER_ROWS,
-    TABLES,
+    SCALENET,
+    SWS,
     Measured,
     build_on_meta,
     count_flops,
@@ -26,19 +27,28 @@ from scalenet_mm.analysis import (  # noqa: E402
     render,
 )
 from scalenet_mm.engine import load_config, run_cli  # noqa: E402
+from scalenet_mm.utils.model_cfg import student_cfg  # noqa: E402
+
+PAPERS = {paper.name: paper for paper in (SCALENET, SWS)}
 
 
-def choose_tables(asked):
+def choose_tables(asked, tables=SCALENET.tables):
     """tuple[list, list]: The tables to print, and those left out as their toolbox is missing.
 
     Raises:
-        ConfigError: If a table that was asked for needs a toolbox that is not installed.
+        ConfigError: If a table that was asked for is not the paper's, or needs a toolbox that is
+            not installed.
     """
-    lacking = {name: toolbox for name in TABLES
+    for name in asked or ():
+        if name not in tables:
+            other = [paper.name for paper in PAPERS.values() if name in paper.tables]
+            hint = f'; --paper {other[0]} has it' if other else ''
+            raise ConfigError(f'--table {name}: the tables are {", ".join(tables)}{hint}')
+    lacking = {name: toolbox for name in tables
                for toolbox in ['mmdet' if name == 'VIII' else 'mmpretrain']
                if find_spec(toolbox) is None}
     if asked is None:
-        return [name for name in TABLES if name not in lacking], list(lacking)
+        return [name for name in tables if name not in lacking], list(lacking)
     for name in asked:
         if name in lacking:
             raise ConfigError(f'--table {name} needs {lacking[name]}, which is not installed: '
@@ -63,10 +73,11 @@ def measure(name, folder):
     flops = plain = None
     if cfg.get('default_scope') == 'mmpretrain':
         flops = plain = count_flops(model)
-        if cfg.model.backbone.get('adjustment', 'paper') is not None:
+        backbone = student_cfg(cfg.model).backbone
+        if backbone.get('adjustment', 'paper') is not None and backbone.type != 'TLEGViT':
             cfg = copy.deepcopy(cfg)
             # every one of our backbones takes it
-            cfg.model.backbone.adjustment = None
+            student_cfg(cfg.model).backbone.adjustment = None
             cfg.custom_hooks = []
             plain = count_flops(build_on_meta(cfg))
     return Measured(count.total, count.trainable, flops, plain)
@@ -75,18 +86,23 @@ def measure(name, folder):
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--table', nargs='+', choices=list(TABLES), type=str.upper,
-                        metavar='NUMBER', help=f'some of {", ".join(TABLES)}. Default: all')
+    parser.add_argument('--paper', choices=tuple(PAPERS), default='scalenet',
+                        help='; '.join(f'{p.name}: {p.title}' for p in PAPERS.values())
+                        + '. Default: scalenet')
+    parser.add_argument('--table', nargs='+', type=str.upper, metavar='NUMBER',
+                        help='; '.join(f'{p.name}: some of {", ".join(p.tables)}'
+                                       for p in PAPERS.values()) + '. Default: all')
     parser.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
     parser.add_argument('--configs', type=Path, default=ROOT / 'configs', metavar='FOLDER',
                         help='where the configs are. Default: this project\'s configs')
     args = parser.parse_args()
-    tables, left_out = choose_tables(args.table)
+    paper = PAPERS[args.paper]
+    tables, left_out = choose_tables(args.table, paper.tables)
     if left_out:
         print(f'left out, as their toolbox is not installed: {", ".join(left_out)}',
               file=sys.stderr)
-    rows = [row for row in PAPER_ROWS if row.table in tables]
-    names = list(dict.fromkeys(row.config for row in rows))
+    rows = [row for row in paper.rows if row.table in tables]
+    names = list(dict.fromkeys(name for row in rows for name in row.configs))
     # models say a line each when they are built
     MMLogger.get_instance('paper_tables', log_level='WARNING')
     check_configs(names, args.configs)
@@ -97,7 +113,7 @@ def main():
         measured[name] = measure(name, args.configs)
     if sys.stderr.isatty():
         print('\r' + ' ' * 20 + '\r', end='', file=sys.stderr)
-    print(render(rows, measured, args.format))
+    print(render(rows, measured, args.format, paper))
 
 
 if __name__ == '__main__':

@@ -36,6 +36,7 @@ from scalenet_mm.engine import get_scope, load_config, run_cli  # noqa: E402
 from scalenet_mm.engine.arguments import add_base_argument  # noqa: E402
 from scalenet_mm.engine.scopes import type_name  # noqa: E402
 from scalenet_mm.errors import CheckpointError, ConfigError  # noqa: E402
+from scalenet_mm.utils.model_cfg import is_distilled, plain_cfg  # noqa: E402
 
 #: By how much, as a part of the largest output, two ways of computing the same may differ.
 TOLERANCE = 1e-4
@@ -68,6 +69,10 @@ def main(argv=None):
         add_base(args.base)
 
     cfg = load_config(args.config)
+    if is_distilled(cfg.get('model')):  # the deeper model is the student's
+        student = plain_cfg(cfg.model)
+        cfg.pop('model')  # else laid over what is there
+        cfg.model = student
     model, checkpoint = load_grown(cfg, args.config, args.checkpoint)
     result = unshare(model, args.empty_blocks)
     size = tuple(args.size * 2)[:2] if args.size else made_for_size(model.backbone)

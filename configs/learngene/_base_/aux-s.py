@@ -1,0 +1,4 @@
+# Auxiliary nets of DeiT-Small: stages of one block each (num_layers), used as often as growth.times
+# says, whose uses share everything, norms too.
+_base_ = './deit-s.py'
+model = dict(backbone=dict(growth=dict(_delete_=True, share='all')))

@@ -1,0 +1,13 @@
+# The auxiliary nets of DeiT-Small, distilled from LeViT-384. The paper leaves the weight of the
+# soft loss (alpha) and the temperature (tau) open; these are its authors' commands: the soft loss
+# alone. Both losses, half and half: --cfg-options model.alpha=0.5
+_base_ = ['./aux-s.py', '../../_base_/teacher_levit-384.py']
+model = dict(
+    _delete_=True,
+    type='DistilledClassifier',
+    student={{_base_.model}},
+    teacher={{_base_.teacher}},
+    teacher_checkpoint={{_base_.teacher_checkpoint}},
+    alpha=1.0,
+    tau=1.0)
+train_cfg = dict(max_epochs=150)

@@ -1,0 +1,6 @@
+# Aux-B, 100 epochs: 16 blocks in 5 stages, one learngene each (MS-WS6 in Table 5).
+_base_ = '../_base_/aux-b_distilled.py'
+model = dict(
+    student=dict(
+        backbone=dict(
+            num_layers=5, growth=dict(times=(3, 3, 4, 3, 3), depth=16))))

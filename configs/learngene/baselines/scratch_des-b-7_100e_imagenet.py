@@ -1,0 +1,3 @@
+# Des-B with 7 blocks from random values, 100 epochs.
+_base_ = '../_base_/deit-b.py'
+model = dict(backbone=dict(num_layers=7))

@@ -1,0 +1,3 @@
+# Des-S with 11 blocks from random values, 100 epochs.
+_base_ = '../_base_/deit-s.py'
+model = dict(backbone=dict(num_layers=11))

@@ -1,0 +1,3 @@
+# Des-S with 15 blocks from random values, 100 epochs.
+_base_ = '../_base_/deit-s.py'
+model = dict(backbone=dict(num_layers=15))

@@ -1,0 +1,3 @@
+# Des-B with 6 blocks from weights selected from a larger model, 10 epochs.
+_base_ = '../_base_/selection_des-b.py'
+model = dict(backbone=dict(num_layers=6))

@@ -1,0 +1,3 @@
+# Des-B with 10 blocks from Aux-B's gene, 10 epochs.
+_base_ = '../_base_/des-b.py'
+model = dict(backbone=dict(num_layers=10))

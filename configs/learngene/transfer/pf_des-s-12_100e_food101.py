@@ -1,0 +1,6 @@
+# Pre-train and fine-tune: the whole of Des-S with 12 blocks from ImageNet, on Food-101.
+_base_ = '../_base_/food101.py'
+model = dict(
+    backbone=dict(arch='deit-small', num_layers=12),
+    head=dict(in_channels=384))
+load_from = 'work_dirs/scratch_des-s-12_100e_imagenet/epoch_100.pth'

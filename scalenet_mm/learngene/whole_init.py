@@ -1,0 +1,76 @@
+"""Weight initialisers that fill a whole model, and keep mmengine from drawing it anew."""
+import torch.nn as nn
+from mmengine.model import update_init_info
+
+from ..backbones.base import GrowableBackbone
+from ..errors import ConfigError
+
+#: Types of init_cfg that fill a whole model.
+WHOLE = ('Learngene', 'Pretrained', 'PretrainedInit', 'WeightSelection')
+
+
+class WholeInit:
+    """Base of the initialisers of a backbone, or of a classifier with its backbone and head.
+
+    mmengine initialises a module by its ``init_cfg`` first and by those of its children
+    afterwards, so a classifier's would be lost: what is filled here is marked as initialised.
+
+    A subclass fills the model in :meth:`fill`.
+
+    Args:
+        checkpoint (str): The file that the values come from.
+        head (bool): Whether a classifier's head is filled, too.
+
+    Raises:
+        ConfigError: If an argument is none that can be.
+    """
+
+    def __init__(self, checkpoint: str, head: bool):
+        of = f'init_cfg of type {type(self).__name__!r}'
+        if not isinstance(checkpoint, str) or not checkpoint:
+            raise ConfigError(f'{of}: checkpoint must name a file, got {checkpoint!r}')
+        if not isinstance(head, bool):
+            raise ConfigError(f'{of}: head must be True or False, got {head!r}')
+        self.checkpoint, self.head = checkpoint, head
+
+    def fill(self, module: nn.Module) -> None:
+        """Fill a backbone or classifier."""
+        raise NotImplementedError
+
+    def __call__(self, module: nn.Module) -> None:
+        """Initialise a classifier or backbone, and keep mmengine from doing it again.
+
+        Raises:
+            ConfigError: If it is neither, or another init_cfg would fill it, too.
+        """
+        backbone = getattr(module, 'backbone', module)
+        kind = type(self).__name__
+        if not isinstance(backbone, GrowableBackbone) and backbone is module:
+            raise ConfigError(
+                f'init_cfg of type {kind!r} belongs to an image classifier or a ScaleNetViT, and '
+                f'not to a {type(module).__name__}: put it into model.init_cfg')
+        self._refuse_others(module, 'model.backbone' if backbone is module else 'model', 1)
+        if backbone is not module:
+            self._refuse_others(backbone, 'model.backbone', 0)
+        self.fill(module)
+        filled = [backbone, module.head] if backbone is not module and self.head else [backbone]
+        for part in filled:
+            part.is_init = True
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'{kind}: from {self.checkpoint}')
+
+    def _refuse_others(self, module, name, allowed):
+        """Refuse an init_cfg that would write over this one, or be written over by it."""
+        cfgs = getattr(module, 'init_cfg', None) or []
+        cfgs = [cfgs] if isinstance(cfgs, dict) else list(cfgs)
+        kinds = [getattr(cfg['type'], '__name__', str(cfg['type'])).split('.')[-1] for cfg in cfgs]
+        own = type(self).__name__
+        whole = [kind for kind in kinds if kind in WHOLE]
+        if len(whole) > allowed:
+            other = next((kind for kind in whole if kind != own), own)
+            where = 'too' if allowed else 'beside that of the model'
+            raise ConfigError(f'{name}.init_cfg names other weights {where}, of type {other!r}: '
+                              'one of the two would be lost. Keep one')
+        if allowed and kinds and kinds[-1] != own:
+            raise ConfigError(f'{name}.init_cfg: {kinds[-1]!r} comes after {own!r} and would write '
+                              'over it: put it before, or leave it out')
