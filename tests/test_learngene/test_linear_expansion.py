@@ -139,7 +139,7 @@ def test_parameter_counts(arch, per_block, rest, printed):
         counts = [sum(p.numel() for p in TLEGViT(arch, depth=depth).parameters())
                   for depth in (None, 3, 16)]
     assert counts == [2 * per_block + rest] * 3
-    if printed:  # 15.7 M in the paper's Table 2, with the head
+    if printed:  # 15.7 M in Table 5 of SWS, with the head
         assert counts[0] + 768 * 1000 + 1000 == printed
 
 

@@ -3,10 +3,12 @@ import pytest
 import torch
 from gene_toys import ARCH, auxiliary_cfg, build, make_cfg, save_trained, tleg_cfg
 
-from scalenet_mm.checkpoints.files import save_file
+from scalenet_mm.checkpoints.files import save_file, sha256_of
 from scalenet_mm.checkpoints.safe import load_file
+from scalenet_mm.checkpoints.stored_config import read_stored_config
 from scalenet_mm.errors import CheckpointError, GrowthError
 from scalenet_mm.learngene import (
+    Learngene,
     expand_checkpoint,
     expand_gene,
     expand_map,
@@ -16,6 +18,7 @@ from scalenet_mm.learngene import (
 )
 from scalenet_mm.learngene.describe import describe
 from scalenet_mm.learngene.expand import check_request
+from scalenet_mm.learngene.learngene_init import check_learngene
 
 METHODS = ('sws', 'simple', 'vanilla', 'tleg')
 
@@ -151,3 +154,46 @@ def test_damaged_manifests(genes, tmp_path, change, text):
     for read in (read_gene, describe):
         with pytest.raises(CheckpointError, match=text):
             read(path)
+
+
+def test_blocks_without_norms(genes, tmp_path):
+    path = str(tmp_path / 'gene.pth')
+    save_gene(genes['sws'], path)
+    content = load_file(path)
+    lost = [k for k in content['state_dict'] if k.endswith('ln1.weight') and '.layers.' in k]
+    for key in lost:
+        del content['state_dict'][key]
+    content['learngene']['parameters'] -= 24 * len(lost)
+    save_file(content, path)
+    with pytest.raises(CheckpointError, match='not of the width'):
+        read_gene(path)
+
+
+def test_a_checkpoint_in_the_home_folder(tmp_path, monkeypatch):
+    save_trained(tmp_path / 'net.pth', auxiliary_cfg())
+    monkeypatch.setenv('HOME', str(tmp_path))
+    gene = extract_gene('~/net.pth')
+    assert gene.manifest['source']['sha256'] == sha256_of(str(tmp_path / 'net.pth'))
+
+
+def test_an_initialiser_checks_its_order_when_it_is_made():
+    for order, seed in (('last-first', 0), ('random-assigned', None), ('front-mid-last', 'x')):
+        with pytest.raises(GrowthError):
+            Learngene('gene.pth', order, seed)
+
+
+def test_a_gene_of_the_web_is_checked_where_it_is_loaded(monkeypatch):
+
+    def read(path):
+        raise AssertionError('downloaded')
+
+    monkeypatch.setattr('scalenet_mm.learngene.learngene_init.read_gene', read)
+    check_learngene(make_cfg(init_cfg=dict(type='Learngene', checkpoint='https://a.b/gene.pth')))
+    with pytest.raises(AssertionError, match='downloaded'):
+        check_learngene(make_cfg(init_cfg=dict(type='Learngene', checkpoint='gene.pth')))
+
+
+@pytest.mark.parametrize('call', ['Config(a=1)', 'list(a=1)', 'print()', 'dict.fromkeys([1])'])
+def test_calls_in_a_stored_config(call):
+    with pytest.raises(CheckpointError, match='no plain data'):
+        read_stored_config(dict(meta=dict(cfg=f'model = {call}')), 'net.pth')

@@ -205,3 +205,13 @@ def test_as_a_program(aux, tmp_path):
     run = subprocess.run([sys.executable, str(TOOL), 'extract', 'none.pth', 'gene.pth'],
                          cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2 and run.stderr == 'error: there is no checkpoint file none.pth\n'
+
+
+@pytest.mark.parametrize('line, text', [
+    ('expand absent.pth 0 out.pth', 'integer >= 1, got 0'),
+    ('expand absent.pth 5 out.pth --order random-sorted', 'give a seed'),
+    ('expand absent.pth 5 out.pth --no-head --num-classes 0', 'num_classes must be'),
+])
+def test_a_request_is_checked_before_anything_is_read(run, line, text):
+    status, _, error = run(line)
+    assert status and text in error and 'absent' not in error
