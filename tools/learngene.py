@@ -73,7 +73,8 @@ def main(argv=None):
             raise ConfigError(f'--depths: a depth is an integer >= 1, got {wrong[0]}')
         print(describe(args.file, args.depths, config))
         return
-    check_out(args.out, args.force)
+    check_out(args.out, args.force,
+              args.checkpoint if args.command == 'extract' else args.gene)
     if args.command == 'extract':
         gene = extract_gene(args.checkpoint, config, args.method, args.last_blocks)
         save_gene(gene, args.out, args.force)

@@ -8,8 +8,15 @@
 #         student={{_base_.model}},
 #         teacher={{_base_.teacher}},
 #         teacher_checkpoint={{_base_.teacher_checkpoint}})
+#
+# Its images are brought to its own mean and deviation, whatever the student's are.
 teacher = dict(
     type='ImageClassifier',
+    data_preprocessor=dict(
+        num_classes=1000,
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        to_rgb=True),
     backbone=dict(
         type='LeViT',
         arch='384',

@@ -17,7 +17,7 @@ from ..engine.model_options import GROWING, check_growth, check_model
 from ..engine.preflight import check_checkpoint, check_toolbox
 from ..engine.scopes import type_name
 from ..errors import CheckpointError, ConfigError
-from ..utils.model_cfg import plain_cfg, student_cfg
+from ..utils.model_cfg import plain_cfg, student_cfg, student_key
 from .meta_model import grow_as_hook, injection_hook
 
 #: Stands in the place of a checkpoint for a model with random weights.
@@ -56,7 +56,7 @@ class ModelSource:
             ScaleNetError: If something is missing or can't be meant.
         """
         if not isinstance((student_cfg(self.cfg.get('model')) or {}).get('backbone'), dict):
-            raise ConfigError(f'{self.path} has no model.backbone')
+            raise ConfigError(f'{self.path} has no {student_key(self.cfg.get("model"))}.backbone')
         check_growth(self.cfg)
         check_toolbox(self.cfg)
         check_model(self.cfg)
@@ -177,7 +177,8 @@ def without(cfg: Config, *options: str) -> Config:
                          for option in ('growth', 'adjustment')):
         raise ConfigError('--pretrained compares the grown model of the config with the ungrown '
                           'one, but the config grows nothing: growth and adjustment of '
-                          'model.backbone are None; name a config of a grown model')
+                          f'{student_key(cfg.model)}.backbone are None; name a config of a grown '
+                          'model')
     for place in places:
         place.update(dict.fromkeys(options))
     return cfg

@@ -115,8 +115,8 @@ def check_backbone_state(backbone, state_dict: dict, prefix: str, metadata: dict
         if note:
             raise CheckpointError(
                 f'the checkpoint holds a backbone alone ({", ".join(note)}, ...), and nothing '
-                f'whose name begins with {prefix!r}: nothing of it would be loaded. Name it as '
-                "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...), or put the "
+                f'whose name begins with {prefix!r}: nothing of it would be loaded. Name it by the '
+                "backbone's init_cfg=dict(type='Pretrained', checkpoint=...), or put the "
                 'AdapterInjectionHook into custom_hooks, with which load_from reads it')
         return
     wanted = backbone.state_dict()

@@ -82,5 +82,5 @@ def convert_backbone(backbone, own: dict, name: str) -> tuple:
     except CheckpointError as error:
         raise CheckpointError(
             f'{name} does not fit {type(backbone).__name__}: {error}. Name a file of this '
-            'architecture, or change arch (or embed_dims, depths) in model.backbone') from None
+            'architecture, or change arch (or embed_dims, depths) of the backbone') from None
     return own, fmt

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import CheckpointError
 
+#: What text that is no plain data raises; MemoryError stands for expressions that are nested deep.
+_UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
 
 def read_stored_config(checkpoint, name: str, keys: Sequence = ('model', )) -> dict:
     """Read values of the config that mmengine writes into a checkpoint's 'meta'.
@@ -28,20 +31,25 @@ def read_stored_config(checkpoint, name: str, keys: Sequence = ('model', )) -> d
         raise CheckpointError(f"{name} holds no config (meta['cfg']): give it by --config")
     try:
         statements = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the config in {name} (meta['cfg']) cannot be read: {error}. Give "
-                              'it by --config') from None
+    except _UNREADABLE as error:
+        raise CheckpointError(f"the config in {name} (meta['cfg']) cannot be read: "
+                              f'{_show(error)}. Give it by --config') from None
     found = {}
     for statement in statements:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name) \
                 and statement.targets[0].id in keys:
             try:
                 found[statement.targets[0].id] = _value_of(statement.value)
-            except (ValueError, TypeError, RecursionError) as error:
+            except _UNREADABLE as error:
                 raise CheckpointError(
                     f"the config in {name} (meta['cfg']) has in {statement.targets[0].id} what is "
-                    f'no plain data: {error}. Give it by --config') from None
+                    f'no plain data: {_show(error)}. Give it by --config') from None
     return found
+
+
+def _show(error):
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f'{text[:297]}...'
 
 
 def _value_of(node):

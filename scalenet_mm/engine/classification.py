@@ -140,7 +140,7 @@ def check_classification(cfg: Config, splits: Tuple[str, ...]) -> None:
                     _check_any_image(folder, folder.prefix)
                 number = len(classes) if classes is not None else None
                 if folder is not None and folder.ann_file:
-                    _check_list(folder, number, head_classes)
+                    _check_list(folder, number, head_classes, student_key(cfg.model))
                 _check_number(cfg, key, classes, head_classes, split)
     if 'train' in seen and 'val' in seen and seen['train'][1] != seen['val'][1]:
         (key, train), (other, val) = seen['train'], seen['val']
@@ -194,7 +194,7 @@ def _check_class_folders(folder: Folder, classes: Optional[tuple], cfg: dict) ->
     return tuple(found)
 
 
-def _check_list(folder: Folder, number: Optional[int], head: Optional[int]) -> None:
+def _check_list(folder: Folder, number: Optional[int], head: Optional[int], model: str) -> None:
     """Check the lines of an annotation file: images and labels."""
     limit = number if number is not None else head
     first = None
@@ -207,7 +207,7 @@ def _check_list(folder: Folder, number: Optional[int], head: Optional[int]) -> N
                 raise ConfigError(f'{where}: {line.strip()!r} is not of the form "path label" with '
                                   'a number as label')
             if int(label) < 0 or limit is not None and int(label) >= limit:
-                what = 'the data set has' if number is not None else 'head.num_classes ='
+                what = 'the data set has' if number is not None else f'{model}.head.num_classes ='
                 allowed = f'; {what} {limit} classes, 0 to {limit - 1}' if limit is not None else ''
                 raise ConfigError(f'{where}: there is no class {label}, labels count from 0'
                                   f'{allowed}')
@@ -230,14 +230,14 @@ def _check_number(cfg: Config, key: str, classes: Optional[tuple], head: Optiona
     if classes is not None and len(classes) != head:
         model = student_key(cfg.model)
         options = [f'{model}.head.num_classes={len(classes)}']
-        name, preprocessor = _preprocessor(cfg)
+        name, preprocessor = preprocessor_of(cfg)
         if preprocessor.get('num_classes') is not None:
             options.append(f'{name}.num_classes={len(classes)}')
         raise ConfigError(
             f'{key} has {len(classes)} classes ({_shorten(classes)}), but '
             f'{model}.head.num_classes={head}. Set --cfg-options {" ".join(options)}, or name the '
             'right data set')
-    name, preprocessor = _preprocessor(cfg)
+    name, preprocessor = preprocessor_of(cfg)
     classifier, model = student_cfg(cfg.model), student_key(cfg.model)
     augments = preprocessor.get('batch_augments', classifier.get('train_cfg'))
     if split != 'train' or type_name(classifier) != 'ImageClassifier' or not (
@@ -250,8 +250,9 @@ def _check_number(cfg: Config, key: str, classes: Optional[tuple], head: Optiona
             f'{name}.num_classes={head}')
 
 
-def _preprocessor(cfg: Config) -> Tuple[str, dict]:
-    """Key and config of the data preprocessor; the model's own takes precedence."""
+def preprocessor_of(cfg: Config) -> Tuple[str, dict]:
+    """tuple[str, dict]: Key and config of a classifier's data preprocessor; the model's own takes
+    precedence."""
     # what a DistilledClassifier has is for a student that names none
     places = {student_key(cfg.model): student_cfg(cfg.model), 'model': cfg.model}
     for key, model in places.items():

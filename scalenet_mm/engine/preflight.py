@@ -12,7 +12,12 @@ from mmengine.utils import is_abs
 
 from scalenet_mm.checkpoints.delta import check_base_found
 from scalenet_mm.checkpoints.files import check_whole, find_newest_whole
-from scalenet_mm.engine.classification import LAYOUT, check_classification, fill_in_split
+from scalenet_mm.engine.classification import (
+    LAYOUT,
+    check_classification,
+    fill_in_split,
+    preprocessor_of,
+)
 from scalenet_mm.engine.dense import iter_steps
 from scalenet_mm.engine.detection import check_detection
 from scalenet_mm.engine.model_options import check_growth, check_model, check_optimizer
@@ -27,9 +32,16 @@ from scalenet_mm.engine.segmentation import check_segmentation
 from scalenet_mm.errors import CheckpointError, ConfigError
 from scalenet_mm.learngene.distillation_loss import check_weights
 from scalenet_mm.learngene.learngene_init import check_learngene
+from scalenet_mm.learngene.teacher import (
+    NO_TEACHER,
+    NO_WEIGHTS,
+    check_size,
+    pretrained_files,
+    read_teacher_cfg,
+)
 from scalenet_mm.learngene.teacher_cache import check_teacher, read_manifest
 from scalenet_mm.learngene.whole_init import WHOLE
-from scalenet_mm.utils.model_cfg import is_distilled, student_cfg
+from scalenet_mm.utils.model_cfg import is_distilled, student_cfg, student_key
 
 # What knows the data sets of a toolbox.
 CHECKS = dict(
@@ -278,27 +290,48 @@ def _check_pretrained(model: dict, key: str = 'model') -> None:
             _check_pretrained(model[part], f'{key}.{part}')
 
 
-def _check_teacher(model: dict) -> None:
-    """Check the numbers of a distillation, and that its teacher is there."""
+def _check_teacher(cfg: Config) -> None:
+    """Check the numbers of a distillation, and that its teacher is there and of its classes."""
+    model = cfg.model
     if not is_distilled(model):
         return
     check_weights(model.get('alpha', 0.5), model.get('tau', 1.))
+    check_size(model.get('teacher_size'))
     if model.get('alpha', 0.5) == 0:
         return
     given = [model.get(key) for key in ('teacher', 'teacher_checkpoint', 'teacher_size')]
+    if given[0] is None:
+        raise ConfigError(NO_TEACHER)
     cache = model.get('teacher_cache')
-    if cache is None:
-        check_checkpoint(given[1], 'model.teacher_checkpoint')
-        if isinstance(given[0], dict):
-            _check_pretrained(given[0], 'model.teacher')
+    if cache is not None:
+        manifest = read_manifest(cache)
+        check_teacher(cache, manifest, *given, preprocessor_of(cfg)[1])
+        _check_classes_of_teacher(
+            model, manifest['shape'][1], f'model.teacher_cache: {cache} holds logits of')
         return
-    manifest = read_manifest(cache)
-    check_teacher(cache, manifest, *given)
-    classes = (student_cfg(model).get('head') or {}).get('num_classes')
-    if classes is not None and classes != manifest['shape'][1]:
+    check_checkpoint(given[1], 'model.teacher_checkpoint')
+    if isinstance(given[0], torch.nn.Module):
+        return
+    name = f'model.teacher={given[0]!r}: its model' if isinstance(given[0], str) \
+        else 'model.teacher'
+    teacher = read_teacher_cfg(given[0])
+    _check_pretrained(teacher, name)
+    if given[1] is None and not pretrained_files(teacher):
+        raise ConfigError(NO_WEIGHTS)
+    _check_classes_of_teacher(model, _classes_of(teacher), f'{name}.head has')
+
+
+def _classes_of(model: dict) -> Optional[int]:
+    head = model.get('head')
+    return head.get('num_classes') if isinstance(head, dict) else None
+
+
+def _check_classes_of_teacher(model: dict, number: Optional[int], what: str) -> None:
+    classes = _classes_of(student_cfg(model))
+    if None not in (classes, number) and classes != number:
         raise ConfigError(
-            f'model.teacher_cache: {cache} holds logits of {manifest["shape"][1]} classes, but '
-            f'model.student.head.num_classes={classes}; they must be the same ones')
+            f'{what} {number} classes, but {student_key(model)}.head.num_classes={classes}; they '
+            'must be the same ones')
 
 
 def _check_schedule(cfg: Config) -> None:
@@ -344,7 +377,7 @@ def check_train(cfg: Config) -> None:
     _check_schedule(cfg)
     _check_pretrained(cfg.model)
     check_learngene(cfg)
-    _check_teacher(cfg.model)
+    _check_teacher(cfg)
     for i, hook in enumerate(cfg.get('custom_hooks') or []):
         if isinstance(hook, dict) and type_name(hook) == 'DeltaCheckpointHook':
             check_checkpoint(hook.get('base'), f'custom_hooks.{i}.base')

@@ -41,10 +41,15 @@ class Tied(Derived):
     """A module whose tensors are its source's."""
     prefix = 'Tied'
 
+    @property
+    def sources(self) -> tuple:
+        """tuple[nn.Module]: The modules whose tensors it reads."""
+        return self._source
+
     def __deepcopy__(self, memo):
-        # The copy of a tied module must be tied to the copy of its source. The source comes
-        # first in the model, so when the two are copied together it is in the memo already.
-        if id(self._source[0]) not in memo:
+        # The copy of a tied module must be tied to the copies of its sources. They come first in
+        # the model, so when all are copied together they are in the memo already.
+        if any(id(source) not in memo for source in self.sources):
             raise GrowthError(
                 f'a {type(self).__name__} uses the tensors of another block and cannot be '
                 'deep-copied without it: copy the whole grown list, or the model')
@@ -165,7 +170,8 @@ def check_ties(model: nn.Module) -> None:
         GrowthError: Naming the ties that broke, for example because a submodule was replaced.
     """
     present = {id(module) for module in model.modules()}
-    broken = [name for name, _, source in tied_modules(model) if id(source) not in present]
+    broken = [name for name, module, _ in tied_modules(model)
+              if any(id(source) not in present for source in module.sources)]
     if broken:
         raise GrowthError(
             f'{len(broken)} repeat(s) no longer share with a block of this model: '

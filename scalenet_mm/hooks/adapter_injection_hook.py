@@ -29,7 +29,7 @@ from ..growth import (
     speed_up,
 )
 from ..optim import check_layer_decay
-from ..utils.model_cfg import student_cfg
+from ..utils.model_cfg import student_cfg, student_key
 from .checkpoint_hook import secure_checkpoints
 from .class_check import check_classes, check_labels, labels_of_heads, labels_of_metrics
 
@@ -124,7 +124,7 @@ class AdapterInjectionHook(Hook):
         if self._tracker is None or self._tracker.model is not model:
             self._tracker = LoadTracker(model)
         if self._trains:
-            _check_frozen_stages(model)
+            _check_frozen_stages(model, _backbone_key(runner))
             self._rebuild_optimizer(runner, model)
             # taken over, see _turn_on_activation_checkpointing
             self._activation_checkpointing = checkpointed
@@ -173,6 +173,7 @@ class AdapterInjectionHook(Hook):
 
     def _inject(self, runner, model):
         backbone = model.backbone
+        key = _backbone_key(runner)
         grown = isinstance(backbone, GrowableBackbone) or any(True for _ in growth_of(backbone))
         if isinstance(backbone, GrowableBackbone):
             given = {'targets': (self.targets, None), 'growth': (self.growth, 'paper'),
@@ -182,15 +183,15 @@ class AdapterInjectionHook(Hook):
                 raise ConfigError(
                     f'AdapterInjectionHook: {", ".join(wrong)} cannot be given for a '
                     f'{type(backbone).__name__}, which grows by its own arguments: set them in '
-                    'model.backbone')
+                    f'{key}')
         if grown:
             given = dict(growth=self.growth, adjustment=self.adjustment, targets=self.targets)
             paper = dict(growth='paper', adjustment='paper', targets=None)
             if given not in (paper, getattr(backbone, 'grown_by', paper)):
                 raise ConfigError(
                     f'AdapterInjectionHook: the backbone was grown by {backbone.grown_by}, which '
-                    f'is not what the hook says: {given}. Change model.backbone, too, or start '
-                    'from the stock config')
+                    f'is not what the hook says: {given}. Change {key}, too, or start from the '
+                    'stock config')
             return
         # None is what the hook's user asks to leave the blocks alone
         if self.growth is None and self.adjustment is None:
@@ -270,7 +271,12 @@ def _datasets(runner, trains):
             yield dataloader.dataset
 
 
-def _check_frozen_stages(model):
+def _backbone_key(runner):
+    """str: The config key of the backbone, for messages."""
+    return f'{student_key(runner.cfg.get("model"))}.backbone'
+
+
+def _check_frozen_stages(model, key):
     """Refuse a model that freezes again, in ``train()``, what the rules let train."""
     training = model.training
     before = {n: p.requires_grad for n, p in model.named_parameters()}
@@ -280,8 +286,8 @@ def _check_frozen_stages(model):
     if changed:
         raise ConfigError(
             f'AdapterInjectionHook: freeze lets {len(changed)} parameters train, such as '
-            f'{changed[0]}, that the model freezes by itself: set frozen_stages=-1 in '
-            'model.backbone, and let the rules say what is frozen')
+            f'{changed[0]}, that the model freezes by itself: set frozen_stages=-1 in {key}, and '
+            'let the rules say what is frozen')
 
 
 def _exempt_gains_from_decay(optimizer, model):

@@ -66,7 +66,8 @@ def cache_logits(cfg: Config,
     model.to(device)
     right = [0, 0]
     batches = _run(model, loader, every, say, right)
-    manifest = write_cache(out, batches, len(dataset), fingerprint(*given), described, dtype, force)
+    teacher = fingerprint(*given, model.data_preprocessor)
+    manifest = write_cache(out, batches, len(dataset), teacher, described, dtype, force)
     if right[1]:
         say(f'the teacher is right for {right[0] / right[1]:.2%} of {right[1]} images')
     return manifest

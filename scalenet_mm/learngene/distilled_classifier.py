@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from ..errors import ConfigError
 from ..utils.model_cfg import is_distilled
 from .distillation_loss import check_weights, cross_entropy_to, soften
-from .teacher import Teacher, describe_output
+from .teacher import NO_TEACHER, Teacher, check_size, describe_output
 from .teacher_cache import TeacherCache, record_mixing
 
 #: What a module keeps its children, tensors and state dict hooks in.
@@ -60,7 +60,8 @@ class DistilledClassifier(BaseModel):
             Defaults to None.
 
     Raises:
-        ConfigError: If alpha or tau can't be meant, or student and teacher do not fit.
+        ConfigError: If alpha, tau or teacher_size can't be meant, or student and teacher do not
+            fit.
     """
 
     def __init__(self,
@@ -75,8 +76,9 @@ class DistilledClassifier(BaseModel):
                  data_preprocessor: Union[dict, nn.Module, None] = None,
                  init_cfg: Union[dict, list, None] = None):
         check_weights(alpha, tau)
+        check_size(teacher_size)
         if alpha and teacher is None:
-            raise ConfigError('DistilledClassifier: there is no teacher; name one, or set alpha=0')
+            raise ConfigError(NO_TEACHER)
         student = _build_student(student, data_preprocessor, init_cfg)
         super().__init__(data_preprocessor=student.data_preprocessor, init_cfg=student.init_cfg)
         for name in _TABLES:
@@ -87,7 +89,8 @@ class DistilledClassifier(BaseModel):
         # unregistered, all three: no modules
         self._teacher = self._cache = None
         if alpha and teacher_cache is not None:
-            self._cache = TeacherCache(teacher_cache, teacher, teacher_checkpoint, teacher_size)
+            self._cache = TeacherCache(teacher_cache, teacher, teacher_checkpoint, teacher_size,
+                                       self.data_preprocessor)
             self.data_preprocessor.register_forward_pre_hook(record_mixing)
         elif alpha:
             self._teacher = Teacher(teacher, teacher_checkpoint, teacher_size)

@@ -213,12 +213,23 @@ def expand_gene(gene: Gene,
     own, _ = convert_backbone(backbone, own, gene.name)
     fmt = f'learngene {gene.method!r}, {gene.blocks} blocks to {depth}'
     report = compare(gene.name, fmt, backbone.state_dict(), own, '', list_prefixes(backbone))
-    backbone.load_state_dict(own, strict=False)
+    drawn = _drawn_names(expand_map(gene, depth, order, seed), own)
+    backbone.load_state_dict({k: v for k, v in own.items() if k not in drawn}, strict=False)
+    with torch.no_grad():  # what watches loading is not to take them for a file's
+        for key in drawn:
+            backbone.get_parameter(key).copy_(own[key])
     if heads:
         model.load_state_dict(heads, strict=False)
         report.matched += heads
     print_log(str(report), logger='current')
     return report
+
+
+def _drawn_names(layer_map, own):
+    """list[str]: The tensors of the blocks that start from random values, with their repeats."""
+    new = set() if layer_map is None else {i for i, n in enumerate(layer_map.new) if n}
+    return [key for key in own
+            if key.startswith('layers.') and int(key.split('.')[1].split('_')[0]) in new]
 
 
 def fit_head(gene: Gene, model: nn.Module) -> dict:

@@ -4,6 +4,7 @@ A gene's file is a dict with a manifest under 'learngene' and under 'state_dict'
 image classifier, 'backbone.*' and 'head.*', of as many blocks as the learngene has.
 """
 import json
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from typing import Optional
 
 import torch
+import torch.nn as nn
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 
@@ -30,11 +33,12 @@ from ..checkpoints.publish import refuse_overwriting
 from ..checkpoints.report import GENE, blocks_in, compare, list_prefixes, what_growth_added
 from ..checkpoints.safe import cache_path, is_url, load_file
 from ..checkpoints.stored_config import read_stored_config
-from ..errors import CheckpointError, ConfigError, GrowthError
+from ..errors import CheckpointError, ConfigError, GrowthError, ScaleNetError
 from ..growth import LayerMap
 from ..growth.grow import without_data
 from ..utils.model_cfg import student_cfg
 from ..version import __version__
+from .stored_backbone import check_stored
 
 #: What a manifest calls itself, and the version that is written; all up to it are read.
 FORMAT = 'scalenet-learngene'
@@ -140,7 +144,7 @@ def extract_gene(checkpoint: str,
     Args:
         checkpoint (str): The checkpoint of a trained classifier, whole or a delta: a path or URL.
         config (Config | dict, optional): Its config. The one that the checkpoint itself holds if
-            None. Defaults to None.
+            None, of which only known parts of plain ViTs are built. Defaults to None.
         method (str): 'auto' or 'vanilla'. Defaults to 'auto'.
         last_blocks (int, optional): With 'vanilla', how many blocks to take; 3 if None. Defaults
             to None.
@@ -163,18 +167,20 @@ def extract_gene(checkpoint: str,
         raise CheckpointError(f'{checkpoint} is a learngene already')
     state = read_state_dict(content, checkpoint)
     if config is None:
-        parts = read_stored_config(content, checkpoint, ('model', 'default_scope'))
-        where = f"the config in {checkpoint} (meta['cfg'])"
+        backbone = _build_stored(content, checkpoint)
     else:
-        parts = config
         where = str(getattr(config, 'filename', None) or 'the config')
-    backbone = build_backbone(parts, where)
+        backbone = build_backbone(config, where)
     taken = _blocks_to_take(backbone, method, last_blocks, checkpoint)
     own, head = _read_tensors(state, backbone, checkpoint)
+    if config is not None:
+        _compare_with_stored(content, checkpoint, backbone, where)
 
     meta = content.get('meta') if isinstance(content, Mapping) else None
     meta = meta if isinstance(meta, Mapping) else {}
-    classes = (meta.get('dataset_meta') or {}).get('classes')
+    data = meta.get('dataset_meta')
+    classes = data.get('classes') if isinstance(data, Mapping) else None
+    epoch = meta.get('epoch')
     tensors = OrderedDict()
     for key, value in own.items():
         if key.startswith('layers.'):
@@ -196,12 +202,12 @@ def extract_gene(checkpoint: str,
         trained_depth=len(backbone.layers),
         arch=describe_backbone(backbone),
         num_classes=classes_of_head(head),
-        classes=None if classes is None else [str(name) for name in classes],
+        classes=list(classes) if _are_names(classes) else None,
         source=dict(
             name=os.path.basename(checkpoint),
             sha256=sha256_of(cache_path(checkpoint) if is_url(checkpoint) else
                              os.path.expanduser(checkpoint)),
-            epoch=meta.get('epoch')),
+            epoch=epoch if type(epoch) is int else None),
         parameters=sum(value.numel() for value in tensors.values()),
         versions=versions())
     return Gene(json.loads(json.dumps(manifest)), tensors, checkpoint)
@@ -228,42 +234,113 @@ def build_backbone(cfg: Mapping, where: str):
                           'classifier that a learngene could be taken from')
     given = {k: v for k, v in model['backbone'].items() if k not in ('init_cfg', 'pretrained')}
     with MODELS.switch_scope_and_registry(cfg.get('default_scope') or 'mmengine') as registry:
+
+        def build():
+            return registry.build(Config(dict(backbone=given)).backbone)
+
         try:
-            with torch.device('meta'):
-                return registry.build(Config(dict(backbone=given)).backbone)
-        except (NotImplementedError, RuntimeError):
-            # stock backbones read drop path rates off a tensor, which 'meta' does not have
-            return without_data(registry.build(Config(dict(backbone=given)).backbone))
+            try:
+                with torch.device('meta'):
+                    backbone = build()
+            except (NotImplementedError, RuntimeError) as error:
+                if isinstance(error, ScaleNetError):
+                    raise
+                # stock backbones read drop path rates off a tensor, which 'meta' does not have
+                backbone = without_data(build())
+        except ScaleNetError:
+            raise
         except KeyError as error:
-            raise ConfigError(f'{where}: {error.args[0]}') from None
+            raise ConfigError(f'{where}: {_one_line(error.args[0])}') from None
+        except Exception as error:  # whatever a class raises of arguments that it does not take
+            raise ConfigError(f'{where}: its backbone cannot be built: {type(error).__name__}: '
+                              f'{_one_line(error)}') from None
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f'{where}: its backbone, of type {given.get("type")!r}, is no module but '
+                          f'a {type(backbone).__name__}')
+    return backbone
 
 
-def _blocks_to_take(backbone, method, last_blocks, name):
-    """dict[int, int]: The blocks that make the learngene, and how often the net uses each."""
+def _one_line(error):
+    text = ' '.join(str(error).split())
+    return text if len(text) <= 300 else f'{text[:297]}...'
+
+
+def _build_stored(content, checkpoint):
+    """Build the backbone of the config that a checkpoint itself holds."""
+    where = f"the config in {checkpoint} (meta['cfg'])"
+    stored = read_stored_config(content, checkpoint, ('model', 'default_scope'))
+    return build_backbone(check_stored(stored, where), where)
+
+
+def _compare_with_stored(content, checkpoint, backbone, where):
+    """Check that a config that was given does not take an auxiliary net for something else.
+
+    The names of its tensors do not tell: they are those of a plain model.
+
+    Raises:
+        CheckpointError: If the checkpoint's own config says that it is one of other stages.
+    """
+    try:
+        own, given = (_growth_in_words(b) for b in (_build_stored(content, checkpoint), backbone))
+    except ScaleNetError:
+        return  # none, or one that cannot be built: that is what --config is for
+    if own == given:
+        return
+    said = (f"the config in {checkpoint} (meta['cfg']) says that it is of {own}, and {where} that "
+            f'it is of {given}')
+    if own.startswith('a plain model'):  # its training may have grown it by a hook
+        print_log(f'{said}: the latter is taken', logger='current', level=logging.WARNING)
+        return
+    raise CheckpointError(f'{said}: give the config that it was trained by, or none')
+
+
+def _growth_in_words(backbone):
+    """str: How a backbone uses its blocks, as far as a learngene depends on it."""
+    _check_plain(backbone, 'the config')
+    if is_linear(backbone):
+        return f'a TLEGViT of {len(backbone.layers)} blocks'
+    layer_map = layer_map_of(backbone)
+    if layer_map.is_identity:
+        return f'a plain model of {layer_map.base_depth} blocks (growth=None)'
+    return f'a net that runs its blocks in the order {" ".join(map(str, layer_map.sources))}'
+
+
+def _check_plain(backbone, name):
     family = find_family(backbone)
     if family is None or family[0] != 'vit':
         raise ConfigError(f'{name} is of a {type(backbone).__name__}: learngenes are taken from '
                           "plain ViTs (ScaleNetViT, TLEGViT, or a toolbox's VisionTransformer)")
+
+
+def _are_names(classes):
+    return isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes)
+
+
+def _blocks_to_take(backbone, method, last_blocks, name):
+    """dict[int, int]: The blocks that make the learngene, and how often the net uses each."""
+    _check_plain(backbone, name)
     layer_map = layer_map_of(backbone)
-    if method == 'vanilla':
-        depth = layer_map.base_depth
-        if not layer_map.is_identity or is_linear(backbone):
-            raise GrowthError(f"{name} is of a grown backbone: method 'vanilla' takes the last "
-                              'blocks of one that is not grown (growth=None)')
-        count = LAST_BLOCKS if last_blocks is None else last_blocks
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= depth:
-            raise ConfigError(f'last_blocks must be an integer from 1 to {depth}, the number of '
-                              f'blocks of {name}; got {count!r}')
-        return dict.fromkeys(range(depth - count, depth), 1)
+    vanilla = method == 'vanilla'
+    if vanilla and (not layer_map.is_identity or is_linear(backbone)):
+        raise GrowthError(f"{name} is of a grown backbone: method 'vanilla' takes the last "
+                          'blocks of one that is not grown (growth=None)')
     if is_linear(backbone):
         return {0: 1, 1: 1}
     added = what_growth_added(backbone.state_dict())
     if added:
         found = ', '.join(f'{len(keys)} {what}' for what, keys in added.items())
+        what = 'a plain model with additions' if layer_map.is_identity else 'grown'
         raise GrowthError(
-            f'{name} is grown, but no auxiliary net: it has {found} of its own, which no learngene '
-            "holds. An auxiliary net has growth=dict(times=(3, 3, 4, 3, 3), share='all') or the "
-            'like, and adjustment=None')
+            f'{name} is {what}, but no auxiliary net: it has {found} of its own, which no '
+            'learngene holds. An auxiliary net has growth=dict(times=(3, 3, 4, 3, 3), '
+            "share='all') or the like, a plain model growth=None, and both adjustment=None")
+    if vanilla:
+        depth = layer_map.base_depth
+        count = LAST_BLOCKS if last_blocks is None else last_blocks
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= depth:
+            raise ConfigError(f'last_blocks must be an integer from 1 to {depth}, the number of '
+                              f'blocks of {name}; got {count!r}')
+        return dict.fromkeys(range(depth - count, depth), 1)
     if list(layer_map.sources) != sorted(layer_map.sources):
         raise GrowthError(
             f'{name} uses its blocks in the order {" ".join(map(str, layer_map.sources))}, which '
@@ -313,9 +390,16 @@ def describe_backbone(backbone) -> dict:
 
     Returns:
         dict: Its sizes.
+
+    Raises:
+        ConfigError: If its MLPs are of a kind that learngenes have not.
     """
     state = backbone.state_dict()
     projection, block = backbone.patch_embed.projection, backbone.layers[0]
+    if not hasattr(block.ffn, 'feedforward_channels'):
+        raise ConfigError(f'the MLPs of the {type(backbone).__name__} are of type '
+                          f'{type(block.ffn).__name__}, and those of a learngene are plain ones '
+                          "(ffn_type='origin')")
     return dict(
         embed_dims=block.ln1.weight.numel(),
         num_heads=block.attn.num_heads,
@@ -390,14 +474,25 @@ def save_gene(gene: Gene, path: str, force: bool = False) -> None:
     save_file({GENE: gene.manifest, 'state_dict': gene.state}, path)
 
 
-def check_out(path: str, force: bool = False) -> None:
+def check_out(path: str, force: bool = False, source: Optional[str] = None) -> None:
     """Check a file that is to be written, before any work.
 
+    Args:
+        path (str): The file.
+        force (bool): Whether a file of that name may be there. Defaults to False.
+        source (str, optional): The file that is read for it, a path or URL. Defaults to None.
+
     Raises:
-        CheckpointError: If it does not end with .pth, or is there and may not be written over.
+        CheckpointError: If it does not end with .pth, is there and may not be written over, or is
+            the one that is read.
     """
     if not path.endswith('.pth'):
         raise CheckpointError(f'{path}: give the file to write the ending .pth')
+    if source is not None and not is_url(source):
+        source = os.path.expanduser(source)
+        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
+            raise CheckpointError(f'{path} is the file that is read ({source}), and would be lost: '
+                                  'give the file to write another name')
     refuse_overwriting([path], force)
 
 
@@ -469,6 +564,8 @@ def _problem(manifest, state):
     norm = own.get('layers.0.ln1.weight')
     if norm is None or norm.numel() != arch['embed_dims']:
         return 'its tensors are not of the width that its manifest says'
+    if manifest.get('classes') is not None and not _are_names(manifest['classes']):
+        return f'its manifest says {manifest["classes"]!r} of the names of classes'
     if manifest.get('num_classes') != classes_of_head(head):
         return (f'its head is of {classes_of_head(head)} classes, and its manifest says '
                 f'{manifest.get("num_classes")}')

@@ -63,6 +63,10 @@ class Expanded(Tied):
     prefix = 'Expanded'
 
     @property
+    def sources(self):
+        return (*super().sources, *self._slope)
+
+    @property
     def weight(self):
         return self._on_line('weight')
 

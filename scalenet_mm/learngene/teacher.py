@@ -3,14 +3,14 @@ import copy
 import hashlib
 import json
 import os.path as osp
-from typing import Any, Optional, Sequence, Union
+from numbers import Integral
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.utils import to_2tuple
 
 from ..checkpoints.adapt import adapt_checkpoint
 from ..checkpoints.delta import read_checkpoint
@@ -65,14 +65,36 @@ def _read_config(name):
                           f'{error}') from error
 
 
+def check_size(size: Union[int, Sequence, None]) -> Optional[Tuple[int, int]]:
+    """Check ``teacher_size``.
+
+    Args:
+        size (int | Sequence[int], optional): One number for both, or height and width.
+
+    Returns:
+        tuple[int, int] | None: Height and width; None for None.
+
+    Raises:
+        ConfigError: If it is anything else.
+    """
+    if size is None:
+        return None
+    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(pair) != 2 or not all(
+            isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in pair):
+        raise ConfigError('DistilledClassifier: teacher_size must be a number of pixels, or two of '
+                          f'them, height and width, such as 384 or (384, 256), got {size!r}')
+    return pair
+
+
 class Teacher:
     """A frozen classifier that a student learns from.
 
     It is no module, so that no module registers it: it is neither saved nor trained, averaged,
     counted or wrapped. A copy of the student's model has the same teacher.
 
-    It is always in eval mode. Its images are the student's, brought to its own mean, deviation,
-    order of channels and, if asked for, size.
+    It is always in eval mode, also where another owner of the module sets another. Its images are
+    the student's, brought to its own mean, deviation, order of channels and, if asked for, size.
 
     Args:
         teacher (str | dict | nn.Module): See :func:`read_teacher_cfg`. A module is taken as it is:
@@ -90,7 +112,7 @@ class Teacher:
                  checkpoint: Optional[str] = None,
                  size: Union[int, Sequence, None] = None):
         self.checkpoint = checkpoint
-        self.size = None if size is None else to_2tuple(size)
+        self.size = check_size(size)
         self._inits_itself = False
         self._conversion = None
         if isinstance(teacher, nn.Module):
@@ -98,7 +120,7 @@ class Teacher:
             self.ready = checkpoint is None
         else:
             cfg = read_teacher_cfg(teacher)
-            self._inits_itself = bool(_pretrained_files(cfg))
+            self._inits_itself = bool(pretrained_files(cfg))
             self.module = _build(cfg)
             self.ready = False
         self.module = revert_sync_batchnorm(self.module)
@@ -182,6 +204,9 @@ class Teacher:
         """
         if not self.ready:
             raise ConfigError(NO_WEIGHTS)
+        # who else has the module may have set its mode
+        if any(module.training for module in self.module.modules()):
+            self._settle()
         images = self.convert(images, preprocessor)
         if hasattr(self.module, 'extract_feat') and getattr(self.module, 'head', None):
             logits = self.module.head(self.module.extract_feat(images))
@@ -217,8 +242,9 @@ class Teacher:
 
     def _renormalise(self, images, student, own):
         if self._conversion is None or self._conversion[0] is not student:
-            self._conversion = (student, *_plan_conversion(student, own))
-        _, flip, scale, shift = self._conversion
+            # the tensors, once for each device
+            self._conversion = (student, *_plan_conversion(student, own), {})
+        _, flip, scale, shift, kept = self._conversion
         if own.mean.numel() not in (1, images.shape[1]):
             raise ConfigError(f'{_CANNOT_CONVERT}: they have {images.shape[1]} channels, its '
                               f'data_preprocessor {own.mean.numel()}')
@@ -226,10 +252,15 @@ class Teacher:
             images = images.flip(1)
         if scale is None:
             return images
-        return images * scale.to(images) + shift.to(images)
+        place = (images.device, images.dtype)
+        if place not in kept:
+            kept[place] = (scale.to(images), shift.to(images))
+        scale, shift = kept[place]
+        return images * scale + shift
 
 
 _CANNOT_CONVERT = ("DistilledClassifier: the teacher's images cannot be made of the student's")
+NO_TEACHER = 'DistilledClassifier: there is no teacher; name one, or set alpha=0'
 NO_WEIGHTS = ('DistilledClassifier: the teacher has no weights. Name their file or URL by '
               'teacher_checkpoint; they are loaded when training begins, by init_weights(), which '
               'the Runner calls')
@@ -251,16 +282,16 @@ def _build(cfg):
         return MODELS.build(cfg)
 
 
-def _pretrained_files(cfg):
+def pretrained_files(cfg: Any) -> list:
     """list[str]: The files of weights that a config names, wherever."""
     if isinstance(cfg, dict):
         files = [cfg['pretrained']] if isinstance(cfg.get('pretrained'), str) else []
         kind = cfg.get('type')
         if getattr(kind, '__name__', kind) in ('Pretrained', 'PretrainedInit'):
             return [*files, str(cfg.get('checkpoint'))]
-        return [*files, *_pretrained_files(list(cfg.values()))]
+        return [*files, *pretrained_files(list(cfg.values()))]
     if isinstance(cfg, (list, tuple)):
-        return [name for value in cfg for name in _pretrained_files(value)]
+        return [name for value in cfg for name in pretrained_files(value)]
     return []
 
 
@@ -293,31 +324,76 @@ def _plan_conversion(student, own):
 
 
 def fingerprint(teacher: Union[str, dict, nn.Module], checkpoint: Optional[str] = None,
-                size: Union[int, Sequence, None] = None) -> dict:
+                size: Union[int, Sequence, None] = None,
+                student: Union[dict, nn.Module, None] = None) -> dict:
     """Describe a teacher so that another one is told from it, without building or downloading it.
 
     Args:
         teacher (str | dict | nn.Module): As for :class:`Teacher`.
         checkpoint (str, optional): As for :class:`Teacher`. Defaults to None.
         size (int | Sequence[int], optional): As for :class:`Teacher`. Defaults to None.
+        student (dict | nn.Module, optional): The student's preprocessor, or what
+            :func:`normalisation_of` says of it. Defaults to None, not known.
 
     Returns:
         dict: 'model', a hash of what the config says of the network and its preprocessor (of a
         module, of its tensors); 'files', name and hash of each file of weights, the hash None if
-        the file is not on this machine; 'size'.
+        the file is not on this machine; 'size'; 'images', how they are normalised, by the teacher
+        or, if it does not, by the student, None if that is not known.
 
     Raises:
-        ConfigError: If the config cannot be read.
+        ConfigError: If the config cannot be read, or the size is none.
     """
     files = [] if checkpoint is None else [str(checkpoint)]
     if isinstance(teacher, nn.Module):
         model = _hash_module(teacher)
+        own = getattr(teacher, 'data_preprocessor', None)
     else:
         cfg = read_teacher_cfg(teacher)
         model = _hash_cfg(cfg)
-        files += _pretrained_files(cfg)
+        files += pretrained_files(cfg)
+        own = cfg.get('data_preprocessor')
+    images = normalisation_of(own)
+    if images is None or images['mean'] is None:
+        images = normalisation_of(student)
+    size = check_size(size)
     return dict(model=model, files=[[osp.basename(name), _hash_file(name)] for name in files],
-                size=None if size is None else list(to_2tuple(size)))
+                size=None if size is None else list(size), images=images)
+
+
+def normalisation_of(preprocessor: Union[dict, nn.Module, None]) -> Optional[dict]:
+    """Describe what a preprocessor does to the values of an image.
+
+    Args:
+        preprocessor (dict | nn.Module, optional): One of mmpretrain's, or its config, of which an
+            empty one stands for mmpretrain's default.
+
+    Returns:
+        dict | None: 'mean' and 'std', None where it does not normalise, and 'to_rgb'; None if it is
+        of another kind.
+    """
+    if isinstance(preprocessor, nn.Module):
+        if not all(hasattr(preprocessor, name) for name in ('_enable_normalize', 'to_rgb')):
+            return None
+        values = [preprocessor.mean, preprocessor.std] if preprocessor._enable_normalize \
+            else [None, None]
+        to_rgb = preprocessor.to_rgb
+    elif isinstance(preprocessor, dict):
+        kind = preprocessor.get('type') or 'ClsDataPreprocessor'
+        if getattr(kind, '__name__', str(kind)).split('.')[-1] != 'ClsDataPreprocessor':
+            return None
+        values = [preprocessor.get('mean'), preprocessor.get('std')]
+        to_rgb = preprocessor.get('to_rgb', False)
+    else:
+        return None
+    mean, std = (None if value is None else _numbers(value) for value in values)
+    return dict(mean=mean, std=std, to_rgb=bool(to_rgb))
+
+
+def _numbers(values):
+    """list[float]: As a buffer keeps them; a single one if all are equal."""
+    values = torch.as_tensor(values, dtype=torch.float32).detach().cpu().flatten().tolist()
+    return values[:1] if len(set(values)) == 1 else values
 
 
 def tell_teachers_apart(one: dict, other: dict) -> Optional[str]:
@@ -337,6 +413,9 @@ def tell_teachers_apart(one: dict, other: dict) -> Optional[str]:
         return 'its config (or, of a teacher given as a module, its weights)'
     if one['size'] != other['size']:
         return f'teacher_size, {one["size"]} and {other["size"]}'
+    images = [who.get('images') for who in (one, other)]
+    if None not in images and images[0] != images[1]:
+        return f'mean, std and to_rgb of its images, {_say(images[0])} and {_say(images[1])},'
     if len(one['files']) != len(other['files']):
         return f'its files of weights, {one["files"]} and {other["files"]}'
     for (name, digest), (other_name, other_digest) in zip(one['files'], other['files']):
@@ -346,6 +425,10 @@ def tell_teachers_apart(one: dict, other: dict) -> Optional[str]:
         elif digest != other_digest:
             return f'the content of its weights, {name} and {other_name}'
     return None
+
+
+def _say(images):
+    return '({mean}, {std}, {to_rgb})'.format(**images)
 
 
 def _hash_file(name):

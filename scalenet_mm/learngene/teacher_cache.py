@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints.delta import versions
 from ..errors import ConfigError
-from .teacher import fingerprint, tell_teachers_apart
+from .teacher import check_size, fingerprint, normalisation_of, tell_teachers_apart
 
 FORMAT = 'teacher-logits'
 #: Written by this version of the format; no other is read.
@@ -41,11 +41,18 @@ class TeacherCache:
         teacher (str | dict | nn.Module): The teacher that it must come from.
         checkpoint (str, optional): The file or URL of its weights. Defaults to None.
         size (int | Sequence[int], optional): ``teacher_size``. Defaults to None.
+        student (dict | nn.Module, optional): The student's preprocessor, which makes the images of
+            a teacher that normalises none. Defaults to None, which leaves it unchecked.
     """
 
-    def __init__(self, folder: str, teacher, checkpoint: Optional[str] = None, size=None):
+    def __init__(self,
+                 folder: str,
+                 teacher,
+                 checkpoint: Optional[str] = None,
+                 size=None,
+                 student=None):
         self.folder = osp.expanduser(str(folder))
-        self._asked = (teacher, checkpoint, size)
+        self._asked = (teacher, checkpoint, check_size(size), normalisation_of(student))
         self._manifest = self._logits = self._samples = None
 
     def __deepcopy__(self, memo):
@@ -191,11 +198,15 @@ class RecordedMixing:
         scores = scores.float()
         number, classes = scores.shape
         own = torch.eye(number, device=scores.device)
-        inputs, mixed = self.augments(inputs, torch.cat([scores, own], dim=1))
-        self.scores, self.mixing = mixed.split([classes, number], dim=1)
-        whole = torch.ones(number, device=scores.device)
-        if not torch.allclose(self.mixing @ scores, self.scores, atol=1e-4) \
-                or not torch.allclose(self.mixing.sum(dim=1), whole, atol=1e-4):
+        # AmpOptimWrapper's context has the preprocessor in it, too; a product in half precision
+        # would be none of the scores
+        with torch.autocast(scores.device.type, enabled=False):
+            inputs, mixed = self.augments(inputs, torch.cat([scores, own], dim=1))
+            self.scores, self.mixing = mixed.split([classes, number], dim=1)
+            whole = torch.ones(number, device=scores.device)
+            mixes = torch.allclose(self.mixing @ scores, self.scores, atol=1e-4) \
+                and torch.allclose(self.mixing.sum(dim=1), whole, atol=1e-4)
+        if not mixes:
             raise ConfigError('teacher_cache: a batch augmentation of the student (train_cfg) does '
                               'more than to mix images and scores, so what the teacher would say '
                               'is not known; leave it out, or leave teacher_cache out')
@@ -269,7 +280,8 @@ def read_manifest(folder: str) -> dict:
     return manifest
 
 
-def check_teacher(folder: str, manifest: dict, teacher, checkpoint=None, size=None) -> None:
+def check_teacher(folder: str, manifest: dict, teacher, checkpoint=None, size=None,
+                  student=None) -> None:
     """Check that a cache is of a teacher.
 
     Args:
@@ -278,12 +290,13 @@ def check_teacher(folder: str, manifest: dict, teacher, checkpoint=None, size=No
         teacher (str | dict | nn.Module): As for :class:`Teacher`.
         checkpoint (str, optional): As for :class:`Teacher`. Defaults to None.
         size (int | Sequence[int], optional): As for :class:`Teacher`. Defaults to None.
+        student (dict | nn.Module, optional): As for :func:`fingerprint`. Defaults to None.
 
     Raises:
-        ConfigError: If it is of another one.
+        ConfigError: If it is of another one, or one that saw other images.
     """
     difference = tell_teachers_apart(
-        manifest['teacher'], fingerprint(teacher, checkpoint, size))
+        manifest['teacher'], fingerprint(teacher, checkpoint, size, student))
     if difference:
         raise ConfigError(f'teacher_cache: {folder} was made by another teacher: {difference} '
                           'differ. Name the cache of this teacher, or make it by '

@@ -227,10 +227,10 @@ def load_selected(model: nn.Module, checkpoint: str, layers: str = 'first', head
     of_head = {}
     if head and backbone is not model:
         of_head = _select_head(rest, model.head, checkpoint)
-    with torch.no_grad():
-        for part, values in ((backbone, selected), (getattr(model, 'head', None), of_head)):
-            for key, value in values.items():
-                part.get_parameter(key).copy_(value)
+    # by load_state_dict, which tells what watches it that these came from a file
+    backbone.load_state_dict(selected, strict=False)
+    if of_head:
+        model.head.load_state_dict(of_head, strict=False)
     chosen = choose_layers(_count_blocks(own), _count_blocks(selected), layers)
     print_log(
         f'Selected weights of {checkpoint} ({fmt}): blocks {", ".join(map(str, chosen))} of '

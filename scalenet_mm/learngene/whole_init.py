@@ -1,5 +1,9 @@
 """Weight initialisers that fill a whole model, and keep mmengine from drawing it anew."""
+import inspect
+import logging
+
 import torch.nn as nn
+from mmengine.logging import print_log
 from mmengine.model import update_init_info
 
 from ..backbones.base import GrowableBackbone
@@ -53,11 +57,26 @@ class WholeInit:
         if backbone is not module:
             self._refuse_others(backbone, 'model.backbone', 0)
         self.fill(module)
-        filled = [backbone, module.head] if backbone is not module and self.head else [backbone]
-        for part in filled:
+        filled = {'model.backbone': backbone}
+        if backbone is not module and self.head:
+            filled['model.head'] = module.head
+        for name, part in filled.items():
             part.is_init = True
+            if part is not module:
+                self._name_lost(part, name)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'{kind}: from {self.checkpoint}')
+
+    def _name_lost(self, part, name):
+        """Say in the log that a part's own init_cfg, if somebody gave it one, has no effect."""
+        own = getattr(part, 'init_cfg', None)
+        parameter = inspect.signature(type(part).__init__).parameters.get('init_cfg')
+        if own and (parameter is None or own != parameter.default):
+            kinds = [cfg.get('type') for cfg in ([own] if isinstance(own, dict) else own)]
+            kinds = ', '.join(getattr(kind, '__name__', str(kind)) for kind in kinds)
+            print_log(f'{name}.init_cfg ({kinds}) has no effect: model.init_cfg of type '
+                      f'{type(self).__name__!r} fills all of it', logger='current',
+                      level=logging.WARNING)
 
     def _refuse_others(self, module, name, allowed):
         """Refuse an init_cfg that would write over this one, or be written over by it."""

@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import evil_configs
 import evil_files
 import pytest
 import torch
@@ -18,16 +19,19 @@ from mmengine.runner.checkpoint import (
     load_checkpoint,
 )
 
-from scalenet_mm import CheckpointError, load_pretrained
+from scalenet_mm import CheckpointError, ConfigError, load_pretrained
 from scalenet_mm.analysis.inputs import ModelSource, load_model
 from scalenet_mm.checkpoints import allow_types, load_file, read_checkpoint
 from scalenet_mm.checkpoints.base_files import BaseFile, open_base
 from scalenet_mm.checkpoints.contents import describe_file
 from scalenet_mm.checkpoints.delta import apply_delta, extract_delta, make_delta
 from scalenet_mm.checkpoints.files import check_resumable, find_newest_whole
+from scalenet_mm.checkpoints.stored_config import read_stored_config
 from scalenet_mm.datasets import make_digit_scenes
 from scalenet_mm.engine import load_config
 from scalenet_mm.learngene import extract_gene, read_gene
+from scalenet_mm.learngene.describe import describe
+from scalenet_mm.learngene.gene import build_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 VIT = ROOT / 'configs/quickstart/scalenet_vit-nano_digits.py'
@@ -399,6 +403,75 @@ def test_no_door_is_forgotten():
             for line in text.splitlines():  # a benchmark may time torch's own loader, safe as it is
                 if 'torch.load(' in line and path.name != 'safe.py':
                     assert folder == 'benchmarks' and 'weights_only=True' in line, (path, line)
+
+
+# --- configs in files ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evil_config(tmp_path, monkeypatch):
+    """Make a checkpoint, whole or a delta, with a crafted config."""
+    trace = tmp_path / 'executed'
+    evil_configs.write_package(tmp_path / 'evil_package', trace)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(kind, delta=False):
+        meta = dict(cfg=evil_configs.text(kind, trace))
+        state = backbone(growth=None, adjustment=None).state_dict()
+        content = dict(meta=meta, state_dict={f'backbone.{k}': v for k, v in state.items()})
+        if delta:
+            torch.save(dict(content, meta={}), tmp_path / 'base.pth')
+            make_delta(content, BaseFile(str(tmp_path / 'base.pth')))
+            assert not content['state_dict']
+        torch.save(content, tmp_path / 'evil.pth')
+        return str(tmp_path / 'evil.pth')
+
+    yield write
+    evil_configs.forget_package()
+
+
+@pytest.mark.parametrize('delta', [False, True])
+@pytest.mark.parametrize('kind', evil_configs.KINDS)
+def test_nothing_is_built_from_a_crafted_config(kind, delta, evil_config, tmp_path):
+    path = evil_config(kind, delta)
+    with pytest.raises(ConfigError, match=r'evil.pth \(meta.*only known parts of.*--config$'):
+        extract_gene(path)
+    assert 'none can be taken out of it: the config in ' in describe(path)
+    plain = classifier()
+    plain.model.backbone.update(growth=None, adjustment=None)
+    assert extract_gene(path, plain).method == 'simple'  # the file's own is looked at, too
+    describe_file(path)
+    read_checkpoint(path)
+    assert not (tmp_path / 'executed').exists()
+
+
+CONFIG_COMMANDS = ['tools/learngene.py extract {evil} {out}', 'tools/learngene.py inspect {evil}',
+                   'tools/learngene.py extract {evil} {out} --config {config}',
+                   'tools/learngene.py inspect {evil} --config {config}',
+                   'tools/delta.py inspect {evil}']
+
+
+@pytest.mark.parametrize('delta', [False, True])
+@pytest.mark.parametrize('line', CONFIG_COMMANDS)
+@pytest.mark.parametrize('kind', ['backbone, a program', 'argument', 'base'])
+def test_command_lines_with_a_crafted_config(kind, line, delta, command, evil_config, tmp_path):
+    status, said = command(line, evil_config(kind, delta))
+    assert status == (2 if 'extract' in line else 0), said.err
+    if '--config' not in line and 'learngene' in line:
+        assert 'only known parts of plain ViTs are built' in said.out + said.err
+    assert not (tmp_path / 'executed').exists() and not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.parametrize('kind', evil_configs.KINDS)
+def test_the_configs_would_have_executed(kind, evil_config, tmp_path):
+    """Or the tests above say nothing."""
+    content = load_file(evil_config(kind))
+    cfg = read_stored_config(content, 'evil.pth', ('model', 'default_scope'))
+    try:
+        build_backbone(cfg, 'a config that is trusted')
+    except ConfigError:
+        pass
+    assert (tmp_path / 'executed').exists()
 
 
 # --- the opt-in ----------------------------------------------------------------------------------

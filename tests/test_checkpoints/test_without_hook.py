@@ -60,7 +60,7 @@ def test_a_backbone_alone_in_a_whole_model(vit, formats, save):
                     {'conv1.weight': torch.ones(2), 'layer1.0.conv1.weight': torch.ones(2)}):
         path = save(content)
         with pytest.raises(CheckpointError, match=r'holds a backbone alone.*nothing whose name '
-                           r"begins with 'backbone.'.*model.backbone.init_cfg=dict\(.*"
+                           r"begins with 'backbone.'.*the backbone's init_cfg=dict\(.*"
                            'AdapterInjectionHook'):
             load_checkpoint(Detector(vit()), path)
         with pytest.raises(CheckpointError, match='holds a backbone alone'):

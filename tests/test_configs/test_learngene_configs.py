@@ -165,6 +165,10 @@ def test_the_teacher(name):
     assert model.teacher.backbone.type == 'LeViT' and model.teacher.backbone.arch == '384'
     assert model.teacher.head.num_classes == 1000
     assert model.teacher_checkpoint == LEVIT
+    # ImageNet's, as mmpretrain's config of it has
+    own = model.teacher.data_preprocessor
+    assert (own.mean, own.std, own.to_rgb, own.num_classes) == (
+        [123.675, 116.28, 103.53], [58.395, 57.12, 57.375], True, 1000)
 
 
 def expected_schedule(told):
@@ -217,6 +221,12 @@ def test_the_data(name):
             assert types == ['NumpyToPIL', 'PILToNumpy', *rest]
         else:
             assert types == [first, *rest]
+    # selected weights expect the images of the model that they come from: ViT-L/16's of mmpretrain
+    mean, std = ([127.5] * 3, [127.5] * 3) if told.method == 'selection' else (
+        [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    preprocessor = cfg.data_preprocessor
+    assert (preprocessor.mean, preprocessor.std, preprocessor.to_rgb) == (mean, std, True)
+    assert 'data_preprocessor' not in cfg.model and 'data_preprocessor' not in student_of(cfg)
     sampler = cfg.train_dataloader.sampler.type
     assert sampler == ('RepeatAugSampler' if told.data == 'imagenet' else 'DefaultSampler')
     assert cfg.val_evaluator == imagenet.val_evaluator == cfg.test_evaluator

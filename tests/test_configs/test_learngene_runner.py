@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from imagenet_toys import CONFIGS, build, make_photos, on_photos, read_file
-from learngene_toys import FILES, tell, write_cars, write_cifar, write_food
+from learngene_toys import FILES, FOLDER, tell, write_cars, write_cifar, write_food
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from scalenet_mm import CheckpointError
 from scalenet_mm.engine import check_train
 from scalenet_mm.learngene import extract_gene, save_gene
+from scalenet_mm.learngene.learngene_init import check_learngene
 
 ROOT = CONFIGS.parent
 ARCH = dict(embed_dims=8, num_layers=12, num_heads=2, feedforward_channels=32)
@@ -215,7 +216,9 @@ def test_weights_are_selected(place):
     save_classifier(place / 'large.pth', embed_dims=16, num_layers=24, feedforward_channels=64)
     cfg = set_up('selection_des-b-6_10e_imagenet', place, epochs=1)
     cfg.model.init_cfg.checkpoint = str(place / 'large.pth')
-    _, recorder = run(cfg)
+    runner, recorder = run(cfg)
+    for value in (runner.model.data_preprocessor.mean, runner.model.data_preprocessor.std):
+        assert value.flatten().tolist() == [127.5] * 3
     given = blocks(torch.load('large.pth', weights_only=True)['state_dict'])
     for own, block in zip(blocks(recorder.before), given):
         key = 'ffn.layers.0.0.weight'
@@ -230,7 +233,11 @@ def test_from_scratch(place):
 
 def with_options(name, place, *options):
     """Config: One for Table 4, with the options that a user types."""
-    cfg = set_up(name, place, epochs=1)
+    return give(set_up(name, place, epochs=1), options)
+
+
+def give(cfg, options):
+    """Config: With options as a command line has them."""
     cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in (
         option.split('=') for option in options)})
     return cfg
@@ -313,12 +320,45 @@ def test_pre_train_and_fine_tune(name, place, monkeypatch):
         assert key.startswith('head.') or torch.equal(recorder.before[key], value), key
 
 
-def test_transfer_from_scratch(place, monkeypatch):
-    """As the README says: the option leaves the gene out."""
-    cfg = on_data('sws_des-s-12_100e_food101', place, monkeypatch)
-    cfg.merge_from_dict({'model.init_cfg': DictAction._parse_iterable('None')})
+def figure_5():
+    """dict[str, list[str]]: The README's options for Figure 5's columns."""
+    lines = (FOLDER / 'README.md').read_text().split("Figure 5's other columns")[1].split('```')[1]
+    found = (line.partition('--cfg-options ')[2].split('#') for line in lines.splitlines()[1:])
+    return {name.strip(): options.split() for options, name in found}
+
+
+def test_figure_5_has_three_other_columns():
+    assert list(figure_5()) == ['Scratch', 'TLEG', 'Vanilla-LG']
+
+
+def test_figure_5_from_scratch(place, monkeypatch):
+    cfg = give(on_data('sws_des-b-12_100e_cifar100', place, monkeypatch), figure_5()['Scratch'])
     _, recorder = run(cfg)
     assert len(blocks(recorder.before)) == 12
+
+
+def start_of_figure_5(column):
+    """list[dict]: The blocks that a config starts from with a column's options."""
+    cfg = give(narrow(read_file(FILES['sws_des-b-12_100e_food101'])), figure_5()[column])
+    check_learngene(cfg)
+    model = build(cfg)
+    model.init_weights()
+    return blocks(model.state_dict())
+
+
+def test_figure_5_by_tleg(place):
+    a, b = blocks(put_gene('tleg_aux-b_100e_imagenet', place))
+    for i, block in enumerate(start_of_figure_5('TLEG')):
+        assert all(torch.allclose(value, a[key] + i / 12 * b[key]) for key, value in block.items())
+
+
+def test_figure_5_by_vanilla(place):
+    name = 'scratch_des-b-12_100e_imagenet'
+    given = blocks(put_gene(name, place, method='vanilla'))
+    (place / f'work_dirs/{name}').rename(place / 'work_dirs/vanilla_deit-b')
+    own, again = start_of_figure_5('Vanilla-LG'), start_of_figure_5('Vanilla-LG')
+    assert len(own) == 12 and all(map(same, own[9:], given[9:])) and all(map(same, own, again))
+    assert not any(same(block, other) for block in own[:9] for other in given)
 
 
 # --- the chain of commands -----------------------------------------------------------------------

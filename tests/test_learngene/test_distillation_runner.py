@@ -170,7 +170,7 @@ def test_a_cache_starts_the_student_alike(make, model_cfg, tmp_path):
     for model in (model_cfg, dict(model_cfg, teacher_cache=str(tmp_path / 'cache')),
                   dict(model_cfg, alpha=0), plain_cfg(model_cfg)):
         torch.manual_seed(0)
-        model = build(dict(model, data_preprocessor=dict(num_classes=3)))
+        model = build(dict(model, data_preprocessor=runner.cfg.data_preprocessor))
         model.init_weights()
         states.append(model.state_dict())
     for state in states[1:]:

@@ -1,6 +1,7 @@
 """How a teacher is built, loaded, shown images, and told from another."""
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from distill_toys import (
 )
 from mmengine.config import Config
 from mmpretrain.models import ClsDataPreprocessor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalenet_mm.errors import CheckpointError, ConfigError
 from scalenet_mm.growth import fast_paths
 from scalenet_mm.learngene.teacher import Teacher, fingerprint, tell_teachers_apart
+from scalenet_mm.learngene.teacher_cache import TeacherCache
 
 LEVIT = dict(
     type='ImageClassifier',
@@ -169,6 +172,33 @@ class TestWeights:
         assert teacher.ready and not model.training
         assert not any(p.requires_grad for p in model.parameters())
 
+    def test_it_stays_in_eval_mode_whoever_has_it(self):
+        """The module's owner may go on with it; its statistics must not move while it teaches."""
+        own = build(with_batchnorm(), seed=1)
+        teacher = Teacher(own)
+        images = batch(size=32)[0]
+        expected = teacher.logits(images, None)
+        before = {k: v.clone() for k, v in own.state_dict().items()}
+        for part in (own, own.backbone, own.backbone.bn1):
+            part.train()
+            assert torch.equal(teacher.logits(images, None), expected)
+            assert not any(m.training for m in own.modules())
+        assert all(torch.equal(value, before[k]) for k, value in own.state_dict().items())
+
+    def test_levit_is_settled_only_when_it_must_be(self):
+        own = build(LEVIT, seed=1)
+        for name, parameter in own.named_parameters():
+            if name.endswith('attention_biases'):
+                nn.init.normal_(parameter, std=20.)
+        teacher = Teacher(own)
+        images = batch(size=64)[0]
+        attention = next(m for m in own.modules() if hasattr(m, 'ab'))
+        kept, expected = attention.ab, teacher.logits(images, None)
+        assert attention.ab is kept
+        own.train()
+        assert torch.equal(teacher.logits(images, None), expected)
+        assert attention.ab is not kept
+
     def test_random_ones_to_measure(self):
         teacher = Teacher(vit(24))
         teacher.use_random_weights()
@@ -274,6 +304,34 @@ class TestImages:
         with pytest.raises(ConfigError, match='padding is not undone'):
             model.loss(*batch())
 
+    @pytest.mark.parametrize('size', [
+        'abc', '128', [128], (16, 16, 16), 0, -3, (16, 0), 8.5, True, [16, None], []], ids=str)
+    def test_sizes_that_are_none(self, size):
+        for make in (lambda: Teacher(vit(24), size=size),
+                     lambda: fingerprint(vit(24), size=size),
+                     lambda: TeacherCache('nowhere', vit(24), size=size),
+                     lambda: distilled(alpha=0, teacher_size=size)):
+            with pytest.raises(ConfigError, match=rf'teacher_size.*got {re.escape(repr(size))}'):
+                make()
+
+    def test_the_numbers_are_copied_once_for_a_device(self):
+        model, _ = two(PREPROCESSORS['same'], PREPROCESSORS['both'])
+        images = batch()[0]
+
+        def copies(images):
+            with Copies() as mode:
+                converted = model._teacher.convert(images, model.data_preprocessor)
+            return mode.number, converted
+
+        (first, one), (again, other) = copies(images), copies(images)
+        assert first > 0 and again == 0 and torch.equal(one, other)
+        # in half precision, or on another device, they are others
+        half = copies(images.bfloat16())[1]
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), one, atol=0.2, rtol=0.05)
+        shapes = copies(images.to('meta'))[1]
+        assert shapes.device.type == 'meta' and copies(images)[0] == 0
+
     def test_padding_with_other_numbers(self):
         pad = dict(pad_size_divisor=32)
         model, _ = two(dict(PREPROCESSORS['same'], **pad), dict(PREPROCESSORS['both'], **pad))
@@ -293,6 +351,15 @@ class TestImages:
                               (nn.Sequential(nn.Flatten(), Several()), 'a tuple')):
             with pytest.raises(ConfigError, match=f'one tensor of logits.*{what}'):
                 distilled(teacher=teacher).teach(batch()[0])
+
+
+class Copies(TorchDispatchMode):
+    """Count the copies to another type or device."""
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
 
 
 class Other(ClsDataPreprocessor):
@@ -349,6 +416,31 @@ class TestFingerprint:
         with torch.no_grad():
             next(model.parameters()).flatten()[0] += 1e-3
         assert 'weights' in tell_teachers_apart(one, fingerprint(model))
+
+    def test_of_how_its_images_are_normalised(self):
+        def images(teacher, student):
+            return fingerprint(teacher, student=student)['images']
+
+        own, other = PREPROCESSORS['same'], PREPROCESSORS['other order']
+        expected = dict(mean=pytest.approx(MEAN), std=pytest.approx(STD), to_rgb=True)
+        with_own = dict(vit(24), data_preprocessor=own)
+        for teacher in (with_own, build(with_own)):
+            assert images(teacher, other) == images(teacher, None) == expected
+        plain, none = build(vit(24)), dict(mean=None, std=None, to_rgb=False)
+        for teacher in (vit(24), plain):
+            assert images(teacher, None) is None
+            assert images(teacher, {}) == images(teacher, plain.data_preprocessor) == none
+            # the same of a config and of what is built of it
+            assert images(teacher, own) == images(teacher, build(with_own).data_preprocessor) \
+                == expected
+            # who knows what others do
+            assert images(teacher, dict(own, type='Other')) is None
+            assert images(teacher, nn.Identity()) is None
+        a, b, unknown = (fingerprint(vit(24), student=s) for s in (own, other, None))
+        assert 'of its images' in tell_teachers_apart(a, b)
+        unknown_of_old = {k: v for k, v in a.items() if k != 'images'}
+        for one in (unknown, unknown_of_old):
+            assert tell_teachers_apart(a, one) is tell_teachers_apart(one, b) is None
 
     def test_of_half_precision(self):
         assert fingerprint(draw(build(vit(24))).bfloat16()) != fingerprint(draw(build(vit(24))))

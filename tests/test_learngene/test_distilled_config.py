@@ -11,6 +11,7 @@ from distill_toys import batch, build, runner_cfg, vit, write_photos
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
 from scalenet_mm.analysis import count_parameters
@@ -25,7 +26,8 @@ from scalenet_mm.engine.estimate import estimate
 from scalenet_mm.engine.preflight import check_test
 from scalenet_mm.errors import CheckpointError, ConfigError, GrowthError
 from scalenet_mm.learngene.cache_logits import cache_logits
-from scalenet_mm.utils.model_cfg import plain_cfg
+from scalenet_mm.learngene.teacher import read_teacher_cfg
+from scalenet_mm.utils.model_cfg import plain_cfg, student_cfg
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVIT = 'levit-384_3rdparty_in1k_20230117-f3539cce.pth'
@@ -87,11 +89,10 @@ def test_the_shipped_ones(name, wrapped):
             if k not in ('model', 'teacher', 'teacher_checkpoint')}
     assert rest == {k: v for k, v in plain.items() if k != 'model'}
     assert os.path.basename(cfg.model.teacher_checkpoint) == LEVIT
-    stock = Config.fromfile(
-        Path(__import__('mmpretrain').__file__).parent / '.mim/configs/levit/'
-        'levit-384_8xb256_in1k.py').model
+    stock = read_teacher_cfg('mmpretrain::levit/levit-384_8xb256_in1k.py')
     stock.pop('train_cfg')
-    assert cfg.model.teacher == stock
+    # with the data_preprocessor, which is no part of mmpretrain's model
+    assert cfg.model.teacher == stock and stock['data_preprocessor']['to_rgb'] is True
     assert (cfg.model.alpha, cfg.model.tau) == (0.5, 1.0)
     cfg.merge_from_dict({'model.student.backbone.drop_path_rate': 0.125, 'model.tau': 2.})
     assert cfg.model.student.backbone.drop_path_rate == 0.125 and cfg.model.tau == 2.
@@ -128,12 +129,41 @@ class TestPreflight:
          CheckpointError, 'model.student.backbone.init_cfg.checkpoint: no such file'),
         (dict(teacher=dict(init_cfg=dict(type='Pretrained', checkpoint='no.pth'))),
          CheckpointError, 'model.teacher.init_cfg.checkpoint: no such file'),
+        (dict(teacher=None), ConfigError, 'there is no teacher'),
+        (dict(teacher='no/such.py'), ConfigError, "teacher='no/such.py' cannot be read"),
+        (dict(teacher='mmpretrain::no/such.py'), ConfigError, "'mmpretrain::no/such.py' cannot be"),
+        (dict(teacher=dict(type=None)), ConfigError, 'must be the config of a classifier'),
+        (dict(teacher='mmpretrain::resnet/resnet18_8xb16_cifar10.py'), ConfigError,
+         'resnet18_8xb16_cifar10.py.: its model.head has 10 classes, but '
+         'model.student.head.num_classes=3'),
+        (dict(teacher=dict(head=dict(num_classes=10))), ConfigError,
+         'model.teacher.head has 10 classes, but model.student.head.num_classes=3'),
+        (dict(teacher_checkpoint=None), ConfigError, 'the teacher has no weights'),
+        (dict(teacher_size='abc'), ConfigError, "teacher_size must be.*'abc'"),
+        (dict(teacher_size=[128]), ConfigError, 'teacher_size must be'),
+        (dict(alpha=0, teacher_size=8.5), ConfigError, 'teacher_size must be'),
     ], ids=str)
     def test_what_is_wrong(self, options, error, what, cfg):
         cfg.merge_from_dict(dict(model=options))
         with pytest.raises(error, match=what):
             check_train(cfg)
         assert not os.path.exists('work')
+
+    def test_teachers_whose_weights_are_named_elsewhere(self, cfg):
+        named = dict(cfg.model.teacher, init_cfg=dict(type='Pretrained', checkpoint='teacher.pth'))
+        Config(dict(model=named)).dump('named.py')
+        Config(dict(model=dict(named, init_cfg=None))).dump('nameless.py')
+        of_backbone = copy.deepcopy(named)
+        of_backbone['backbone']['init_cfg'] = of_backbone.pop('init_cfg')
+        for teacher, checkpoint in (
+                (named, None), ('named.py', None), ('nameless.py', 'teacher.pth'),
+                (of_backbone, None)):
+            cfg.model.update(teacher=teacher, teacher_checkpoint=checkpoint)
+            check_train(cfg)
+        os.remove('teacher.pth')
+        cfg.model.update(teacher='named.py', teacher_checkpoint=None)
+        with pytest.raises(CheckpointError, match="'named.py': its model.init_cfg.checkpoint: no"):
+            check_train(cfg)
 
     def test_of_what_is_not_used(self, cfg):
         cfg.model.update(alpha=0, teacher_checkpoint='gone.pth')
@@ -163,12 +193,60 @@ class TestPreflight:
         with pytest.raises(ConfigError, match='another teacher: its config'):
             check_train(cfg)
 
+    def test_a_cache_of_other_images(self, cfg):
+        """The teacher normalises nothing, so that it saw what the student's preprocessor made."""
+        cache_logits(cfg, 'cache', say=lambda line: None)
+        cfg.model.teacher_cache = 'cache'
+        check_train(cfg)
+        cfg.data_preprocessor.mean = [127.5] * 3
+        with pytest.raises(ConfigError, match=r'of its images, \(\[120.0\], \[60.0\], True\) and '):
+            check_train(cfg)
+        cfg.model.student.data_preprocessor = dict(mean=[120.] * 3, std=[60.] * 3, to_rgb=True)
+        check_train(cfg)  # the student's own
+
     def test_a_cache_of_other_classes(self, cfg):
         cache_logits(cfg, 'cache', say=lambda line: None)
         cfg.model.teacher_cache = 'cache'
         cfg.model.student.head.num_classes = 4
         with pytest.raises(ConfigError, match='model.student.head.num_classes'):
             check_train(cfg)
+
+
+class TestKeys:
+    """What is to be changed is named where a distilled config has it."""
+
+    def test_of_a_list_of_images(self, cfg):
+        for name, model in (('model.student', cfg.model), ('model', plain_cfg(cfg.model))):
+            cfg.model = model
+            for split in ('train', 'val'):
+                cfg[f'{split}_dataloader'].dataset.ann_file = 'list.txt'
+            Path('photos/list.txt').write_text('c0/00.png 3\n')
+            with pytest.raises(ConfigError, match=f'; {name}.head.num_classes = 3 classes, 0 to 2'):
+                check_train(cfg)
+
+    @pytest.mark.parametrize('options, hook, what', [
+        (dict(frozen_stages=1), {}, 'set frozen_stages=-1 in {}, and'),
+        ({}, dict(growth=dict(times=2)), 'set them in {}'),
+    ])
+    def test_of_the_hook(self, options, hook, what, cfg, tmp_path):
+        cfg.model.student.backbone.update(options)
+        cfg.custom_hooks[0].update(hook)
+        for i, (name, model) in enumerate((
+                ('model.student.backbone', cfg.model), ('model.backbone', plain_cfg(cfg.model)))):
+            cfg.model, cfg.experiment_name = model, f'{tmp_path.name}-{i}'
+            with pytest.raises(ConfigError, match=what.format(name).replace('.', r'\.')):
+                Runner.from_cfg(cfg).train()
+
+    def test_of_the_analysis(self, cfg):
+        for name, model in (('model.student', cfg.model), ('model', plain_cfg(cfg.model))):
+            cfg.model = model
+            place = student_cfg(cfg.model)
+            place['backbone'].update(growth=None, adjustment=None)
+            with pytest.raises(ConfigError, match=f'adjustment of {name}.backbone are None'):
+                without(cfg, 'growth')
+            del place['backbone']
+            with pytest.raises(ConfigError, match=f'config.py has no {name}.backbone'):
+                ModelSource('a', cfg, 'config.py', RANDOM).check()
 
 
 class TestMeasuring:
@@ -238,7 +316,7 @@ class TestCommands:
     def test_other_classes(self, use, cfg):
         cfg.model.teacher.head.num_classes = 4
         status, said = use(run_train, 'config.py')
-        assert status == 2 and 'the student has 3 classes' in said and 'teacher 4' in said
+        assert status == 2 and 'model.teacher.head has 4 classes' in said
 
     def test_unshare(self, use, cfg):
         torch.save(dict(state_dict=build(cfg.model, seed=2).state_dict()), 'own.pth')

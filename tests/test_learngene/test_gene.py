@@ -25,6 +25,7 @@ from scalenet_mm.checkpoints.files import save_file, sha256_of
 from scalenet_mm.checkpoints.publish import publish, select
 from scalenet_mm.errors import CheckpointError, ConfigError, GrowthError
 from scalenet_mm.learngene import extract_gene, is_gene, read_gene, save_gene
+from scalenet_mm.learngene.gene import check_out
 from scalenet_mm.version import __version__
 
 
@@ -338,3 +339,53 @@ def test_a_disk_without_room(gene_file, monkeypatch, tmp_path):
     with pytest.raises(CheckpointError, match='cannot be written: No space left'):
         save_gene(gene, str(tmp_path / 'other.pth'))
     assert not [name for name in os.listdir(tmp_path) if 'other' in name]
+
+
+# --- ordinary files that are odd -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('data', [
+    'x', 5, ['ant'], None, dict(classes='abcde'), dict(classes=3), dict(classes=list(range(5))),
+    dict(classes=dict(a=1))])
+def test_names_of_classes_that_are_none(data, tmp_path):
+    path = str(tmp_path / 'net.pth')
+    save_trained(path, auxiliary_cfg())
+    content = load_file(path)
+    content['meta'].update(dataset_meta=data, epoch=torch.tensor(3))
+    save_file(content, path)
+    gene = extract_gene(path)
+    assert gene.manifest['classes'] is None and gene.manifest['source']['epoch'] is None
+    save_gene(gene, str(tmp_path / 'gene.pth'))
+    assert read_gene(str(tmp_path / 'gene.pth')).num_classes == 5
+
+
+@pytest.mark.parametrize('classes', ['abcde', [1, 2], dict(a=1), 5])
+def test_a_manifest_with_odd_names_of_classes(classes, gene_file):
+    content = load_file(gene_file)
+    content['learngene']['classes'] = classes
+    save_file(content, gene_file)
+    with pytest.raises(CheckpointError, match='is a damaged .* of the names of classes'):
+        read_gene(gene_file)
+
+
+def test_vanilla_of_a_net_with_adapters(tmp_path):
+    path = str(tmp_path / 'net.pth')
+    cfg = make_cfg()
+    cfg.model.backbone.adjustment = 'paper'
+    save_trained(path, cfg)
+    for method in ('vanilla', 'auto'):
+        with pytest.raises(GrowthError, match='a plain model with additions.*adjustment=None'):
+            extract_gene(path, method=method)
+
+
+@pytest.mark.parametrize('link', [None, os.symlink, os.link])
+def test_what_is_read_is_not_written_over(link, gene_file, tmp_path):
+    out = gene_file
+    if link:
+        out = str(tmp_path / 'other.pth')
+        link(gene_file, out)
+    with pytest.raises(CheckpointError, match='is the file that is read .*another name'):
+        check_out(out, True, gene_file)
+    check_out(str(tmp_path / 'new.pth'), False, gene_file)
+    check_out(out, True, 'https://a.b/gene.pth')
+    check_out(out, True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from gene_toys import ARCH, auxiliary_cfg, build, make_cfg, save_trained, tleg_cfg
-from mmengine.registry import WEIGHT_INITIALIZERS, DefaultScope
+from mmengine.config import Config
+from mmengine.registry import DATASETS, WEIGHT_INITIALIZERS, DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
@@ -147,6 +148,7 @@ def test_of_a_descendant_that_grows(gene_file):
     assert len(ups) == 16 and not any(v.any() for v in ups)
 
 
+@DATASETS.register_module(name='ImagesOfADescendant')
 class Images(Dataset):
     metainfo = dict(classes=list('abcde'))
 
@@ -175,6 +177,84 @@ def test_a_training_from_config_alone(gene_file, tmp_path):
     assert same(runner.model, expand_checkpoint(read_gene(gene_file), 4)['state_dict'])
     saved = load_file(str(tmp_path / 'w' / 'epoch_1.pth'))
     assert set(saved['state_dict']) == set(runner.model.state_dict())
+
+
+def train_frozen(cfg, tmp_path):
+    """Train by the paper's rule of freezing: what is frozen must have come from a file."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        runner = Runner.from_cfg(Config(dict(
+            model=cfg.model, work_dir=str(tmp_path / 'w'), default_scope='mmpretrain',
+            experiment_name=tmp_path.name,
+            custom_hooks=[dict(type='AdapterInjectionHook', freeze='paper')],
+            train_dataloader=dict(dataset=dict(type='mmengine.ImagesOfADescendant'), batch_size=2,
+                                  num_workers=0,
+                                  sampler=dict(type='DefaultSampler', shuffle=False),
+                                  collate_fn=dict(type='default_collate')),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.)))))
+        runner.train()
+    return runner.model
+
+
+def test_freezing_what_was_selected(tmp_path):
+    """WeightSelection is one of the ways in which a file fills a model."""
+    path = str(tmp_path / 'large.pth')
+    larger = make_cfg()
+    larger.model.backbone.arch = dict(embed_dims=48, num_layers=4, num_heads=4,
+                                      feedforward_channels=96)
+    larger.model.head.in_channels = 48
+    large = save_trained(path, larger)
+    model = train_frozen(make_cfg(init_cfg=dict(type='WeightSelection', checkpoint=path)), tmp_path)
+    assert not any(p.requires_grad for p in model.backbone.parameters() if p.ndim > 1)
+    assert torch.equal(model.backbone.layers[2].attn.proj.weight,
+                       large.backbone.layers[2].attn.proj.weight[::2, ::2])
+    assert torch.equal(model.head.layers.head.weight, large.head.layers.head.weight[:, ::2])
+
+
+def test_freezing_what_a_gene_filled(gene_file, tmp_path):
+    model = train_frozen(make_cfg(num_layers=4, init_cfg=learngene(gene_file)), tmp_path)
+    assert same(model, expand_checkpoint(read_gene(gene_file), 4)['state_dict'])
+
+
+@pytest.mark.parametrize('depth', [1, 3])
+def test_freezing_random_blocks(depth, tmp_path):
+    """Vanilla-LG's first blocks came from no file."""
+    path, gene = str(tmp_path / 'net.pth'), str(tmp_path / 'gene.pth')
+    save_trained(path, make_cfg())
+    save_gene(extract_gene(path, method='vanilla', last_blocks=1), gene)
+    cfg = make_cfg(num_layers=depth, init_cfg=learngene(gene, seed=0))
+    if depth == 1:  # all of it is in the gene
+        train_frozen(cfg, tmp_path)
+        return
+    with pytest.raises(CheckpointError, match=r'frozen but came from no checkpoint.*layers\.0\.') \
+            as error:
+        train_frozen(cfg, tmp_path)
+    assert 'layers.2' not in str(error.value) and 'head' not in str(error.value)
+
+
+@pytest.mark.parametrize('kind', ['Learngene', 'WeightSelection'])
+def test_initialisers_of_parts_that_are_lost_are_named(kind, gene_file, monkeypatch):
+    said = []
+    monkeypatch.setattr('scalenet_mm.learngene.whole_init.print_log',
+                        lambda text, **_: said.append(text))
+    init_cfg = dict(type=kind, checkpoint=gene_file)
+    started(make_cfg(init_cfg=init_cfg))
+    assert not said  # the head's init_cfg is mmpretrain's own
+    cfg = make_cfg(init_cfg=init_cfg)
+    cfg.model.backbone.init_cfg = [dict(type='TruncNormal', layer='Linear', std=0.02),
+                                   dict(type='Constant', layer='LayerNorm', val=2.)]
+    cfg.model.head.init_cfg = dict(type='Constant', layer='Linear', val=9.)
+    started(cfg)
+    assert said == [
+        f'model.backbone.init_cfg (TruncNormal, Constant) has no effect: model.init_cfg of type '
+        f'{kind!r} fills all of it',
+        f'model.head.init_cfg (Constant) has no effect: model.init_cfg of type {kind!r} fills all '
+        'of it']
+    said.clear()
+    cfg.model.backbone.init_cfg = None
+    cfg.model.init_cfg.head = False
+    model = started(cfg)
+    assert not said and (model.head.layers.head.weight == 9).all()
 
 
 def test_it_is_registered_for_all_toolboxes():

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from scalenet_mm import ScaleNetViT, fast_paths
 from scalenet_mm.analysis.layers import find_blocks
 from scalenet_mm.errors import CheckpointError, ConfigError, GrowthError
-from scalenet_mm.growth import fused, get_drop_path_rate, shared_parameters
+from scalenet_mm.growth import check_ties, fused, get_drop_path_rate, shared_parameters
 from scalenet_mm.learngene.linear_expansion import (
     Expanded,
     TLEGViT,
@@ -389,3 +389,21 @@ def test_expand_blocks_of_two_kinds(b, text):
 def test_expand_blocks_to_no_depth(depth):
     with pytest.raises(GrowthError, match='integer >= 1'):
         expand_blocks({}, {}, depth)
+
+
+@pytest.mark.parametrize('index', ['0', '1'])
+def test_a_replaced_learngene_is_named(index):
+    """Its blocks would go on with the one that is no longer there."""
+    model = TLEGViT(arch=ARCH, depth=3, img_size=32, patch_size=16)
+    check_ties(model)
+    check_ties(copy.deepcopy(model))
+    setattr(model.layers, index, copy.deepcopy(getattr(model.layers, index)))
+    with pytest.raises(GrowthError, match='no longer share with a block.*layers.expanded.0'):
+        check_ties(model)
+
+
+def test_blocks_are_not_copied_without_their_slope():
+    layers = TLEGViT(arch=ARCH, depth=3, img_size=32, patch_size=16).layers
+    with pytest.raises(GrowthError, match='cannot be deep-copied without it'):
+        copy.deepcopy(nn.ModuleList([getattr(layers, '0'), layers[2]]))
+    copy.deepcopy(nn.ModuleList([getattr(layers, '0'), getattr(layers, '1'), layers[2]]))

@@ -145,6 +145,35 @@ class TestTeachers:
         with pytest.raises(ConfigError, match='teacher_size'):
             TeacherCache(made, module_teacher, size=32).open()
 
+    def test_a_student_that_shows_it_other_images(self, tmp_path):
+        """A teacher that normalises nothing has seen them as the student's preprocessor makes
+        them."""
+        teacher = build(vit(24, grown=False), seed=1)
+
+        def open_for(folder, student, teacher=teacher):
+            model = build(dict(type='DistilledClassifier', student=vit(), teacher=teacher,
+                               teacher_cache=folder, data_preprocessor=student))
+            model.init_weights()
+
+        own = dict(mean=[120.] * 3, std=[60., 61., 62.], to_rgb=True)
+        folder, samples = str(tmp_path / 'cache'), raw_batch()['data_samples']
+        write_cache(folder, [(logits_of(range(4)), samples)], 4,
+                    fingerprint(teacher, student=own), {})
+        open_for(folder, own)
+        open_for(folder, dict(own, mean=[120.], num_classes=3))
+        for other in (dict(own, mean=[120., 120., 121.]), dict(own, std=[62., 61., 60.]),
+                      dict(own, to_rgb=False), dict(to_rgb=True), None):
+            with pytest.raises(ConfigError, match='another teacher: mean, std and to_rgb of'):
+                open_for(folder, other)
+        # one with a preprocessor of its own is shown its own images, whatever the student's are
+        normalises = build(dict(vit(24, grown=False), data_preprocessor=own), seed=1)
+        write_cache(folder, [(logits_of(range(4)), samples)], 4,
+                    fingerprint(normalises, student=dict(mean=[1.], std=[1.])), {}, force=True)
+        open_for(folder, dict(mean=[9.], std=[9.]), normalises)
+        open_for(folder, own)  # of these images
+        with pytest.raises(ConfigError, match='mean, std and to_rgb'):
+            open_for(folder, dict(mean=[9.], std=[9.]))
+
     def test_it_is_found_before_training_begins(self, made):
         model = build(dict(type='DistilledClassifier', student=vit(), teacher_cache=made,
                            teacher=build(vit(24, grown=False), seed=2)))
@@ -220,6 +249,30 @@ class TestMixing:
         with torch.autocast('cpu', dtype=torch.bfloat16):
             got = model._teach(data['inputs'], data['data_samples'], logits)
         assert torch.equal(got, expected) and got.dtype == torch.float32
+
+    @pytest.mark.parametrize('kind', [torch.bfloat16, torch.float16])
+    def test_in_the_context_of_mixed_precision(self, kind, made, module_teacher):
+        """AmpOptimWrapper has the preprocessor in its context, too."""
+        student = dict(vit(), train_cfg=dict(augments=[
+            dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.)]))
+        model = distilled(student, module_teacher, teacher_cache=made,
+                          data_preprocessor=dict(num_classes=CLASSES))
+        for seed in range(6):
+            out = []
+            for enabled in (False, True):
+                np.random.seed(seed)
+                torch.manual_seed(seed)
+                with torch.autocast('cpu', dtype=kind, enabled=enabled):
+                    data = model.data_preprocessor(raw_batch(), True)
+                    target = model._teach(data['inputs'], data['data_samples'],
+                                          torch.zeros(4, CLASSES))
+                scores = torch.stack([s.gt_score for s in data['data_samples']])
+                assert scores.dtype == target.dtype == torch.float32
+                out.append((scores, target))
+            assert torch.equal(out[0][0], out[1][0]) and torch.equal(out[0][1], out[1][1])
+        with torch.autocast('cpu', dtype=kind):
+            losses = model.loss(data['inputs'], data['data_samples'])
+        assert losses['loss_distill'].isfinite()
 
     def test_batches_are_mixed_as_without_a_cache(self, made, module_teacher):
         cfg = dict(vit(), train_cfg=dict(augments=[

@@ -147,7 +147,10 @@ def test_what_is_no_gene(run, aux, tmp_path):
     ('expand gene.pth 3 out.pth --order random-sorted', 'give a seed'),
     ('expand gene.pth 3 out.pth --num-classes 9', '--no-head'),
     ('expand gene.pth 3 out.safetensors', 'out.safetensors: give the file to write the ending'),
-    ('expand gene.pth 3 gene.pth', 'gene.pth is there already: --force writes over it'),
+    ('expand gene.pth 3 aux.pth', 'aux.pth is there already: --force writes over it'),
+    ('expand gene.pth 3 gene.pth --force', 'gene.pth is the file that is read (gene.pth)'),
+    ('extract aux.pth aux.pth --force', 'aux.pth is the file that is read (aux.pth)'),
+    ('extract aux.pth link.pth --force', 'link.pth is the file that is read (aux.pth)'),
     ('expand aux.pth 3 out.pth', 'aux.pth is no learngene'),
     ('expand none.pth 3 out.pth', 'there is no checkpoint file none.pth'),
     # what is asked for is looked at before any file
@@ -170,6 +173,7 @@ def test_errors_are_one_line_and_leave_nothing(line, message, run, aux, tmp_path
     gene = load_file('gene.pth')
     save_file(dict(gene, learngene=dict(gene['learngene'], version=9)), 'new.pth')
     save_file(dict(gene, learngene=dict(gene['learngene'], stages=[1])), 'bad.pth')
+    (tmp_path / 'link.pth').symlink_to('aux.pth')
     (tmp_path / 'cut.pth').write_bytes((tmp_path / 'gene.pth').read_bytes()[:2000])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     status, _, err = run(line)

@@ -3,6 +3,8 @@
 # blocks, 1024 channels, ImageNet-21k, then -1k at 384 x 384) and the descendants' recipe are this
 # project's choice.
 _base_ = './des-b.py'
+# the larger model's images, in training and in tests; all others are normalised by ImageNet's
+data_preprocessor = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5])
 model = dict(
     init_cfg=dict(
         _delete_=True,
