@@ -20,7 +20,7 @@ export CUDA_VISIBLE_DEVICES :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart study test bench check-env lint clean
+.PHONY: help env quickstart study learngene test bench check-env lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,9 @@ quickstart: env ## train a detector, grow it, train the increments, print AP (CP
 
 study: env ## quickstart with three seeds against a control (hours)
 	@$(RUN) tools/quickstart.py --study $(ARGS)
+
+learngene: env ## SWS in small: descendants of many depths from one learngene (20 minutes on 2 cores)
+	@$(RUN) benchmarks/learngene_digits.py $(or $(ARGS),--write-docs)
 
 test: env ## run the tests (about 20 minutes on 2 cores)
 	@$(RUN) -m pytest $(ARGS)
