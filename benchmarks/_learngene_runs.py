@@ -385,14 +385,21 @@ def sha(path):
 
 
 def run_task(task, out, data, settings):
-    """dict: Do a run and write its record."""
+    """dict: Do a run, with one thread, and write its record."""
     import torch
-    from mmengine.logging import MMLogger
+    from speed import quiet
 
     import scalenet_mm  # noqa: F401  registers
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    MMLogger.get_current_instance().setLevel('ERROR')
-    out = Path(out)
+    try:
+        with quiet():
+            return _run_task(task, Path(out), data, settings)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_task(task, out, data, settings):
     read = str(data), settings['centre']
     if read not in _READ:
         _READ[read] = {split: Digits(data, split, settings['centre']) for split in ('train', 'val')}

@@ -30,9 +30,7 @@ def done(bench, tmp_path_factory):
     folder = tmp_path_factory.mktemp('study')
     args = ['--quick', '--seeds', '0', '1', '--jobs', '1', '--out', str(folder / 'out'),
             '--data-root', str(folder / 'data')]
-    before = torch.get_num_threads()
     bench.main(args)
-    torch.set_num_threads(before)
     return folder, args, json.loads((folder / 'out' / 'results.json').read_text())
 
 
@@ -295,3 +293,21 @@ def test_a_part_with_other_settings(bench, done, tmp_path, capsys):
         with pytest.raises(SystemExit):
             bench.parse_args(['--set', wrong])
     assert 'there are only' in capsys.readouterr().err
+
+
+def test_the_process_is_as_before(bench, done):
+    """Runs of a study with one job are in this process: threads and log are left as they were."""
+    from mmengine.logging import MMLogger
+    folder, _, results = done
+    task, = (task for task in bench.runs.tasks(bench.runs.QUICK, [0])
+             if task['name'] == 'descendants-scratch_seed0')
+    logger, threads = MMLogger.get_current_instance(), torch.get_num_threads()
+    level = logger.level
+    try:
+        torch.set_num_threads(2)
+        logger.setLevel('WARNING')
+        bench.runs.run_task(task, folder / 'out', folder / 'data', bench.runs.QUICK)
+        assert torch.get_num_threads() == 2 and logger.level == 30
+    finally:
+        torch.set_num_threads(threads)
+        logger.setLevel(level)
