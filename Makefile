@@ -34,10 +34,10 @@ quickstart: env ## train a detector, grow it, train the increments, print AP (CP
 study: env ## quickstart with three seeds against a control (hours)
 	@$(RUN) tools/quickstart.py --study $(ARGS)
 
-learngene: env ## SWS in small: descendants of many depths from one learngene (20 minutes on 2 cores)
+learngene: env ## SWS in small: descendants of many depths from one learngene (30 minutes on 2 cores)
 	@$(RUN) benchmarks/learngene_digits.py $(or $(ARGS),--write-docs)
 
-test: env ## run the tests (about 20 minutes on 2 cores)
+test: env ## run the tests (about 30 minutes on 2 cores)
 	@$(RUN) -m pytest $(ARGS)
 
 # peft brings packages that mmpretrain does not load with, so it lives in a folder of its own, where
