@@ -5,7 +5,7 @@ import pytest
 from scalenet_mm.learngene import extract_gene, save_gene
 
 
-@pytest.fixture(autouse=True, scope='session')
+@pytest.fixture(autouse=True, scope='module')
 def quick_config_text():
     """Leave a config's text as it is: yapf's formatting takes longer than these models."""
     patch = pytest.MonkeyPatch()
