@@ -376,21 +376,38 @@ def check_manifest(checkpoint: dict, name: str) -> dict:
         CheckpointError: If it is of a newer version of the format, or damaged.
     """
     manifest = checkpoint[MANIFEST]
-    version = manifest.get('version') if isinstance(manifest, Mapping) else None
-    if type(version) is not int or version < 1 or manifest.get('format') != FORMAT:
-        raise CheckpointError(f'{name} has a key {MANIFEST!r}, but not the manifest of a delta '
-                              f'there (format {FORMAT!r} and a version): it is damaged, or from '
-                              'another program')
-    if version > VERSION:
-        made = manifest.get('versions')
-        made = made.get('scalenet_mm', '') if isinstance(made, Mapping) else ''
-        raise CheckpointError(
-            f'{name} is a delta of format version {version}, written by scalenet_mm {made}; '
-            f'scalenet_mm {__version__} reads versions up to {VERSION}: upgrade scalenet_mm')
+    check_format(manifest, MANIFEST, 'a delta', FORMAT, VERSION, name)
     problem = _problem(checkpoint, manifest)
     if problem:
         raise CheckpointError(f'{name} is a damaged delta: {problem}. Copy or make it again')
     return manifest
+
+
+def check_format(manifest, key: str, what: str, fmt: str, newest: int, name: str) -> None:
+    """Check that a manifest is of a format, in a version that can be read.
+
+    Args:
+        manifest (Any): What should be the manifest.
+        key (str): Under which it stands in the file.
+        what (str): What such a file is, with its article.
+        fmt (str): Name of the format.
+        newest (int): Its newest version; all up to it can be read.
+        name (str): The file, for messages.
+
+    Raises:
+        CheckpointError: If it is not, or of a newer version.
+    """
+    version = manifest.get('version') if isinstance(manifest, Mapping) else None
+    if type(version) is not int or version < 1 or manifest.get('format') != fmt:
+        raise CheckpointError(f'{name} has a key {key!r}, but not the manifest of {what} there '
+                              f'(format {fmt!r} and a version): it is damaged, or from another '
+                              'program')
+    if version > newest:
+        made = manifest.get('versions')
+        made = made.get('scalenet_mm', '') if isinstance(made, Mapping) else ''
+        raise CheckpointError(
+            f'{name} is {what} of format version {version}, written by scalenet_mm {made}; '
+            f'scalenet_mm {__version__} reads versions up to {newest}: upgrade scalenet_mm')
 
 
 def _problem(checkpoint, manifest):

@@ -19,7 +19,7 @@ from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 
 from ..backbones.grown_backbone import made_for_size
-from ..checkpoints.delta import read_checkpoint, versions
+from ..checkpoints.delta import check_format, read_checkpoint, versions
 from ..checkpoints.files import save_file, sha256_of
 from ..checkpoints.keys import (
     find_family,
@@ -37,7 +37,6 @@ from ..errors import CheckpointError, ConfigError, GrowthError, ScaleNetError
 from ..growth import LayerMap
 from ..growth.grow import without_data
 from ..utils.model_cfg import student_cfg
-from ..version import __version__
 from .stored_backbone import check_stored
 
 #: What a manifest calls itself, and the version that is written; all up to it are read.
@@ -449,7 +448,7 @@ def check_fits(gene: Gene, backbone) -> None:
         raise CheckpointError(
             f'{gene.name} is the learngene of another architecture than the backbone: '
             f'{"; ".join(wrong)}. Name the gene of this architecture, or change arch (or '
-            'embed_dims, num_heads, ...) in model.backbone')
+            'embed_dims, num_heads, ...) of the backbone')
 
 
 def _show(value):
@@ -514,17 +513,7 @@ def read_gene(path: str) -> Gene:
                               'extract takes the learngene out of the checkpoint of an auxiliary '
                               'net')
     manifest = content[GENE]
-    version = manifest.get('version') if isinstance(manifest, Mapping) else None
-    if type(version) is not int or version < 1 or manifest.get('format') != FORMAT:
-        raise CheckpointError(f'{path} has a key {GENE!r}, but not the manifest of a learngene '
-                              f'there (format {FORMAT!r} and a version): it is damaged, or from '
-                              'another program')
-    if version > VERSION:
-        made = manifest.get('versions')
-        made = made.get('scalenet_mm', '') if isinstance(made, Mapping) else ''
-        raise CheckpointError(
-            f'{path} is a learngene of format version {version}, written by scalenet_mm {made}; '
-            f'scalenet_mm {__version__} reads versions up to {VERSION}: upgrade scalenet_mm')
+    check_format(manifest, GENE, 'a learngene', FORMAT, VERSION, path)
     problem = _problem(manifest, content.get('state_dict'))
     if problem:
         raise CheckpointError(f'{path} is a damaged learngene: {problem}. Copy or extract it again')

@@ -157,7 +157,7 @@ def _check_backbone(backbone):
     if what_growth_added(backbone.state_dict()) or len(backbone.layers) != _count_blocks(
             backbone.state_dict()):
         raise ConfigError('weights are selected for a model as deep as it will be: set growth=None '
-                          'and adjustment=None in model.backbone, and its depth by num_layers')
+                          'and adjustment=None of the backbone, and its depth by num_layers')
 
 
 def _count_blocks(names):

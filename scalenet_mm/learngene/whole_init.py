@@ -53,13 +53,13 @@ class WholeInit:
             raise ConfigError(
                 f'init_cfg of type {kind!r} belongs to an image classifier or a ScaleNetViT, and '
                 f'not to a {type(module).__name__}: put it into model.init_cfg')
-        self._refuse_others(module, 'model.backbone' if backbone is module else 'model', 1)
+        self._refuse_others(module, 'backbone' if backbone is module else 'model', 1)
         if backbone is not module:
-            self._refuse_others(backbone, 'model.backbone', 0)
+            self._refuse_others(backbone, 'backbone', 0)
         self.fill(module)
-        filled = {'model.backbone': backbone}
+        filled = {'backbone': backbone}
         if backbone is not module and self.head:
-            filled['model.head'] = module.head
+            filled['head'] = module.head
         for name, part in filled.items():
             part.is_init = True
             if part is not module:
@@ -74,8 +74,8 @@ class WholeInit:
         if own and (parameter is None or own != parameter.default):
             kinds = [cfg.get('type') for cfg in ([own] if isinstance(own, dict) else own)]
             kinds = ', '.join(getattr(kind, '__name__', str(kind)) for kind in kinds)
-            print_log(f'{name}.init_cfg ({kinds}) has no effect: model.init_cfg of type '
-                      f'{type(self).__name__!r} fills all of it', logger='current',
+            print_log(f'the init_cfg of the {name} ({kinds}) has no effect: that of the model, of '
+                      f'type {type(self).__name__!r}, fills all of it', logger='current',
                       level=logging.WARNING)
 
     def _refuse_others(self, module, name, allowed):
@@ -88,8 +88,8 @@ class WholeInit:
         if len(whole) > allowed:
             other = next((kind for kind in whole if kind != own), own)
             where = 'too' if allowed else 'beside that of the model'
-            raise ConfigError(f'{name}.init_cfg names other weights {where}, of type {other!r}: '
-                              'one of the two would be lost. Keep one')
+            raise ConfigError(f'the init_cfg of the {name} names other weights {where}, of type '
+                              f'{other!r}: one of the two would be lost. Keep one')
         if allowed and kinds and kinds[-1] != own:
-            raise ConfigError(f'{name}.init_cfg: {kinds[-1]!r} comes after {own!r} and would write '
-                              'over it: put it before, or leave it out')
+            raise ConfigError(f'the init_cfg of the {name}: {kinds[-1]!r} comes after {own!r} and '
+                              'would write over it: put it before, or leave it out')

@@ -246,10 +246,10 @@ def test_initialisers_of_parts_that_are_lost_are_named(kind, gene_file, monkeypa
     cfg.model.head.init_cfg = dict(type='Constant', layer='Linear', val=9.)
     started(cfg)
     assert said == [
-        f'model.backbone.init_cfg (TruncNormal, Constant) has no effect: model.init_cfg of type '
-        f'{kind!r} fills all of it',
-        f'model.head.init_cfg (Constant) has no effect: model.init_cfg of type {kind!r} fills all '
-        'of it']
+        'the init_cfg of the backbone (TruncNormal, Constant) has no effect: that of the model, of '
+        f'type {kind!r}, fills all of it',
+        'the init_cfg of the head (Constant) has no effect: that of the model, of type '
+        f'{kind!r}, fills all of it']
     said.clear()
     cfg.model.backbone.init_cfg = None
     cfg.model.init_cfg.head = False
@@ -331,11 +331,11 @@ def test_two_sources_of_weights(kind, gene_file):
     other = dict(type=kind, checkpoint=gene_file)
     cfg = make_cfg(num_layers=3, init_cfg=learngene(gene_file))
     cfg.model.backbone.init_cfg = other
-    with pytest.raises(ConfigError, match='model.backbone.init_cfg names other weights beside'):
+    with pytest.raises(ConfigError, match='init_cfg of the backbone names other weights beside'):
         started(cfg)
     cfg = make_cfg(num_layers=3)
     cfg.model.init_cfg = [other, learngene(gene_file)]
-    with pytest.raises(ConfigError, match='model.init_cfg names other weights too'):
+    with pytest.raises(ConfigError, match='init_cfg of the model names other weights too'):
         started(cfg)
 
 
