@@ -20,7 +20,8 @@ export CUDA_VISIBLE_DEVICES :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart study learngene test bench check-env lint clean
+.PHONY: help env quickstart study learngene test bench docs metafiles package stacks test-onedl \
+	check-env lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,11 +51,26 @@ $(VENV)/bench/.done: requirements-bench.txt constraints.txt | env
 bench: env $(VENV)/bench/.done ## speed and memory beside the peers, into docs (10 minutes on 2 cores)
 	@$(RUN) benchmarks/speed.py $(or $(ARGS),--write-docs)
 
+docs: env ## build the documents into docs/_build/html, warnings as errors
+	@$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+
+metafiles: env ## compute parameters and FLOPs of every config, write model-index.yml and metafiles
+	@$(RUN) tools/dev/make_metafiles.py $(ARGS)
+
+package: env ## build the wheel and the sdist into dist
+	@$(RUN) -m build --no-isolation $(ARGS)
+
+stacks: env ## the tests where one toolbox alone is installed, in real environments (an hour)
+	@$(RUN) tools/dev/stacks.py one-toolbox $(ARGS)
+
+test-onedl: env ## the tests on the OneDL forks, in an environment of their own (an hour)
+	@$(RUN) tools/dev/stacks.py onedl $(ARGS)
+
 check-env: env ## print the versions found and what does not work together
 	@$(RUN) tools/check_env.py $(ARGS)
 
-lint: env ## ruff
-	@$(RUN) -m ruff check . $(ARGS)
+lint: env ## ruff, codespell and mypy, as in the tests
+	@$(RUN) tools/dev/lint.py $(ARGS)
 
 clean: ## remove the virtual environment and caches of the tools (not the wheel cache)
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
