@@ -1,14 +1,11 @@
 """From configs and checkpoints to the models that are measured."""
 import copy
-import logging
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Optional
 
 import torch
 import torch.nn as nn
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader, set_random_seed
 
@@ -19,6 +16,7 @@ from ..engine.scopes import type_name
 from ..errors import CheckpointError, ConfigError
 from ..utils.model_cfg import plain_cfg, student_cfg, student_key
 from .meta_model import grow_as_hook, injection_hook
+from .quiet import quiet
 
 #: Stands in the place of a checkpoint for a model with random weights.
 RANDOM = 'random'
@@ -101,7 +99,7 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
     hook = injection_hook(cfg)
     if hook is not None:
         grow_as_hook(model, hook)
-    with _quiet():
+    with quiet():
         model.init_weights()
     if source.checkpoint != RANDOM:
         checkpoint = CheckpointLoader.load_checkpoint(source.checkpoint, map_location='cpu')
@@ -116,18 +114,6 @@ def load_model(source: ModelSource, device: str = 'cpu', seed: int = 0,
         model.load_state_dict(checkpoint['state_dict'], strict=False)
         model.dataset_meta = (checkpoint.get('meta') or {}).get('dataset_meta')
     return model.to(device).eval()
-
-
-@contextmanager
-def _quiet():
-    """Keep mmengine from telling of every tensor how it was initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def without_pretrained(cfg):

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..growth import apply_freezing, growth_of
 from ..growth.grow import without_data
 from ..utils.model_cfg import plain_cfg
+from .quiet import quiet
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
@@ -31,12 +32,13 @@ def build_on_meta(cfg: Config) -> nn.Module:
     if cfg.get('model') is None:
         raise ConfigError('the config has no model')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    try:
-        with torch.device('meta'):
-            model = MODELS.build(plain_cfg(cfg.model))
-    except (NotImplementedError, RuntimeError):
-        # stock backbones read drop path rates off a tensor, which 'meta' does not have
-        model = without_data(MODELS.build(plain_cfg(cfg.model)))
+    with quiet():
+        try:
+            with torch.device('meta'):
+                model = MODELS.build(plain_cfg(cfg.model))
+        except (NotImplementedError, RuntimeError):
+            # stock backbones read drop path rates off a tensor, which 'meta' does not have
+            model = without_data(MODELS.build(plain_cfg(cfg.model)))
     hook = injection_hook(cfg)
     if hook is not None:
         grow_as_hook(model, hook, probe=False)
