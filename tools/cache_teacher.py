@@ -25,21 +25,30 @@ from scalenet_mm.errors import ConfigError  # noqa: E402
 from scalenet_mm.learngene.cache_logits import cache_logits  # noqa: E402
 from scalenet_mm.learngene.teacher_cache import DTYPES  # noqa: E402
 
+EPILOG = """example:
+  python tools/cache_teacher.py configs/scalenet_deit-b-distill_100e_imagenet.py data/teacher
+"""
+
 
 def parse_args(argv=None):
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog='tools/cache_teacher.py', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EPILOG)
     parser.add_argument('config', help='the config file')
     parser.add_argument('out', help='the folder to write')
-    parser.add_argument('--batch-size', type=int, default=64, help='default: 64')
     parser.add_argument(
-        '--workers', type=int, default=2, help='processes that load images. Default: 2')
+        '--batch-size', type=int, default=64, metavar='N',
+        help='images that the teacher sees at once. Default: 64')
+    parser.add_argument(
+        '--workers', type=int, default=2, metavar='N',
+        help='processes that load images. Default: 2')
     parser.add_argument(
         '--dtype', choices=DTYPES, default='float16',
         help='of the logits on the disk. Default: float16, 2 bytes for each image and class')
-    parser.add_argument('--device', help='default: a GPU if there is one')
+    parser.add_argument(
+        '--device', metavar='NAME', help='cpu, cuda, cuda:1 ... Default: a GPU if there is one')
     parser.add_argument('--force', action='store_true', help='write over a cache that is there')
     parser.add_argument(
         '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE',

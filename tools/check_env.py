@@ -10,13 +10,16 @@ Example:
 """
 import argparse
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 
 def load_env():
     """Load `scalenet_mm/utils/env.py` by its path: importing the package needs torch."""
-    path = Path(__file__).resolve().parents[1] / 'scalenet_mm' / 'utils' / 'env.py'
+    root = Path(__file__).resolve().parents[1]  # the clone, or .mim in an installed package
+    package = root.parent if root.name == '.mim' else root / 'scalenet_mm'
+    path = package / 'utils' / 'env.py'
     spec = importlib.util.spec_from_file_location('scalenet_mm_env', path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
@@ -25,7 +28,12 @@ def load_env():
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Check the environment scalenet_mm runs in.')
+    parser = argparse.ArgumentParser(
+        prog='tools/check_env.py',
+        description='Print the versions found, what is missing or does not work together, and the '
+        'fix.\nThe exit status is 1 if there is an error.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/check_env.py --no-imports')
     parser.add_argument('--json', action='store_true', help='print json instead of a table')
     parser.add_argument('--no-imports', action='store_true',
                         help='look at the versions only; takes a moment instead of some seconds')
@@ -40,4 +48,10 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status)

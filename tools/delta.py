@@ -24,9 +24,19 @@ from scalenet_mm.checkpoints.files import sha256_of  # noqa: E402
 from scalenet_mm.engine import run_cli  # noqa: E402
 from scalenet_mm.errors import ConfigError  # noqa: E402
 
+EPILOG = """example:
+  python tools/delta.py extract work_dirs/run/epoch_12.pth --base swin.pth --out delta.pth
+  python tools/delta.py apply delta.pth --out whole.pth
+  python tools/delta.py inspect delta.pth
+
+extract, apply and inspect have a --help of their own.
+"""
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog='tools/delta.py', description=__doc__.splitlines()[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG)
     commands = parser.add_subparsers(dest='command', required=True)
     extract = commands.add_parser('extract', help='make a delta of a whole checkpoint')
     extract.add_argument('whole', help='the checkpoint')

@@ -20,11 +20,20 @@ from scalenet_mm.learngene.describe import DEPTHS, describe, describe_gene  # no
 from scalenet_mm.learngene.expand import check_request, expand_checkpoint  # noqa: E402
 from scalenet_mm.learngene.gene import LAST_BLOCKS, check_out  # noqa: E402
 
+EPILOG = """example:
+  python tools/learngene.py extract work_dirs/aux/epoch_100.pth gene.pth
+  python tools/learngene.py expand gene.pth 9 descendant.pth
+  python tools/learngene.py inspect gene.pth
+
+extract, expand and inspect have a --help of their own.
+"""
+
 
 def parse_args(argv=None):
     """argparse.Namespace: The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='tools/learngene.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG)
     commands = parser.add_subparsers(dest='command', required=True)
     extract = commands.add_parser('extract', help='take the learngene out of a checkpoint')
     extract.add_argument('checkpoint', help='of a trained net, whole or a delta: a path or URL')

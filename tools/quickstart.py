@@ -26,24 +26,37 @@ GROWN = CONFIGS / 'maskrcnn_scalenet_swin-nano_digits.py'
 METRICS = {'bbox': 'coco/bbox_mAP', 'segm': 'coco/segm_mAP'}
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', default='work_dirs/quickstart', help='results (%(default)s)')
-    parser.add_argument('--data-root', default='data/digit_scenes', help='scenes (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='random seed (%(default)s)')
+        prog='tools/quickstart.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/quickstart.py --seed 1 --base-epochs 12')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/quickstart', metavar='DIR',
+        help='where results go. Default: %(default)s')
+    parser.add_argument(
+        '--data-root', default='data/digit_scenes', metavar='DIR',
+        help='where the scenes are, or are made. Default: %(default)s')
+    parser.add_argument(
+        '--seed', type=int, default=0, metavar='N', help='random seed. Default: %(default)s')
     parser.add_argument(
         '--study', action='store_true', help='three seeds, both starts, against a control')
     parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='seeds of the study (%(default)s)')
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+        help='seeds of the study. Default: 0 1 2')
     parser.add_argument(
         '--minutes',
         type=float,
         default=15,
-        help="skip training the paper's start, too, if it would end later (%(default)s)")
-    parser.add_argument('--base-epochs', type=int, help="epochs (default: the config's)")
-    parser.add_argument('--grown-epochs', type=int, help="epochs (default: the config's)")
+        metavar='MINUTES',
+        help="skip training the paper's start, too, if it would end later. Default: %(default)s")
+    parser.add_argument(
+        '--base-epochs', type=int, metavar='N',
+        help="epochs of the first detector. Default: the config's")
+    parser.add_argument(
+        '--grown-epochs', type=int, metavar='N',
+        help="epochs of the grown detector. Default: the config's")
     parser.add_argument(
         '--scenes', type=int, nargs=2, default=[400, 150], metavar=('TRAIN', 'VAL'),
-        help='number of scenes (%(default)s)')
+        help='number of scenes. Default: 400 150')
     return parser.parse_args()
 
 

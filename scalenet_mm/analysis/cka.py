@@ -11,6 +11,7 @@ Song et al. (2012). Being unbiased it does not depend on the batch size but for 
 kept is one number for each pair of layers, however many images there are.
 """
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -64,7 +65,9 @@ class MinibatchCKA:
     def __init__(self, unbiased: bool = True):
         self.unbiased = unbiased
         self.batches = 0
-        self._between = self._first = self._second = 0.
+        self._between: Any = 0.  # tensors from the first batch on
+        self._first: Any = 0.
+        self._second: Any = 0.
 
     def update(self, first: Sequence, second: Sequence) -> None:
         """Take a batch into account.
@@ -75,11 +78,11 @@ class MinibatchCKA:
             second (Sequence[torch.Tensor]): The same of the second model, for the same images.
 
         Raises:
-            ValueError: If the batch is too small for the estimator.
+            ConfigError: If the batch is too small for the estimator.
         """
         images = len(first[0])
         if images < (SMALLEST_BATCH if self.unbiased else 2):
-            raise ValueError(f'CKA needs batches of {SMALLEST_BATCH} images or more, got {images}')
+            raise ConfigError(f'CKA needs batches of {SMALLEST_BATCH} images or more, got {images}')
         first = torch.stack([_centred(gram, self.unbiased) for gram in first])
         second = torch.stack([_centred(gram, self.unbiased) for gram in second])
         self.batches += 1

@@ -38,13 +38,17 @@ def make_parser(tool: str, description: str, num_samples: int, batch_size: int, 
     """
     parser = argparse.ArgumentParser(
         prog=f'tools/analysis_tools/{tool}.py', description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f'example:\n  python tools/analysis_tools/{tool}.py \\\n'
+        '      configs/scalenet_deit-t_100e_imagenet.py epoch_100.pth --device cuda')
     parser.add_argument('config', help='the config file; its data is used for all models')
     parser.add_argument(
         'checkpoint',
         help="weights of any format that the config's model can start from, a file or a URL; or "
         f'the word {RANDOM!r} for random weights')
-    parser.add_argument('--label', help="the model's name in the figure")
+    parser.add_argument(
+        '--label', metavar='NAME',
+        help="the model's name in the figure. Default: that of its config's file")
     parser.add_argument('--pretrained', metavar='FILE', help=pretrained)
     parser.add_argument(
         '--compare', nargs=3, action='append', default=[],
@@ -55,10 +59,11 @@ def make_parser(tool: str, description: str, num_samples: int, batch_size: int, 
         '--out', metavar='FOLDER', help='where the figure and the numbers go. Default: '
         'work_dirs/<name of the config file>/analysis')
     parser.add_argument(
-        '--num-samples', type=int, default=num_samples,
+        '--num-samples', type=int, default=num_samples, metavar='N',
         help='samples, drawn at random with the seed. Default: %(default)s')
     parser.add_argument(
-        '--batch-size', type=int, default=batch_size, help='Default: %(default)s')
+        '--batch-size', type=int, default=batch_size, metavar='N',
+        help='samples at once. Default: %(default)s')
     parser.add_argument(
         '--split', choices=SPLITS, default=split,
         help='the data loader of the config whose data set and pipeline are used. Default: '
@@ -67,8 +72,11 @@ def make_parser(tool: str, description: str, num_samples: int, batch_size: int, 
         '--workers', type=int, metavar='N',
         help="processes that load samples. Default: the data loader's num_workers, but not more "
         'than there are cores')
-    parser.add_argument('--device', help='Default: a GPU if there is one')
-    parser.add_argument('--seed', type=int, default=0, help='Default: %(default)s')
+    parser.add_argument(
+        '--device', metavar='NAME', help='cpu, cuda, cuda:1 ... Default: a GPU if there is one')
+    parser.add_argument(
+        '--seed', type=int, default=0, metavar='N',
+        help='of what is drawn at random. Default: %(default)s')
     parser.add_argument(
         '--cfg-options', nargs='+', action=CfgOptionsAction, metavar='KEY=VALUE',
         help='settings that replace those of CONFIG, as for tools/train.py. (A config of '

@@ -15,6 +15,9 @@ from ..utils.model_cfg import student_cfg
 
 SCALARS = osp.join('vis_data', 'scalars.json')
 
+#: What models are judged by: of mmpretrain, mmdet and mmseg.
+METRICS = ('accuracy/top1', 'coco/bbox_mAP', 'coco/segm_mAP', 'mIoU')
+
 #: What a label or a comparison of configs leaves aside.
 _BESIDE = ('work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'default_hooks',
            'visualizer', 'vis_backends', 'env_cfg')
@@ -123,7 +126,9 @@ def read_run(folder: str) -> Run:
     paths = sorted(glob.glob(osp.join(glob.escape(folder), '*', SCALARS)))
     if osp.isfile(osp.join(folder, SCALARS)):  # one start alone was named
         paths.append(osp.join(folder, SCALARS))
-    train, val, last = [], [], None
+    train: list = []
+    val: list = []
+    last = None
     for path in paths:
         new_train, new_val = _read_scalars(path)
         if not new_train:  # a test, or stopped before the first log
@@ -193,8 +198,8 @@ def make_labels(runs: Sequence[Run]) -> List[str]:
         folders' names else or where two labels would be the same.
     """
     labels = [run.name for run in runs]
-    leaves = [dict(_iter_leaves(run.cfg)) if run.cfg is not None else None for run in runs]
-    if None not in leaves:
+    leaves = [dict(_iter_leaves(run.cfg)) for run in runs if run.cfg is not None]
+    if len(leaves) == len(runs):
         keys = {key for some in leaves for key in some}
         differing = [key for key in keys if len({repr(some.get(key)) for some in leaves}) > 1]
         rates = [run.drop_path for run in runs]
@@ -222,8 +227,9 @@ def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]] = None) -> Li
 
     Args:
         runs (Sequence[Run]): The runs.
-        keys (Sequence[str], optional): What the user asks for. 'accuracy/top1' and the loss, that
-            of validation if every run has it, if None. Defaults to None.
+        keys (Sequence[str], optional): What the user asks for. If None, those of :data:`METRICS`
+            that every run has, and the loss, that of validation if every run has it. Defaults to
+            None.
 
     Returns:
         list[str]: Keys that each run logged.
@@ -233,7 +239,8 @@ def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]] = None) -> Li
     """
     if keys is None:
         validated = all('cross_entropy' in run.val for run in runs)
-        keys = ['accuracy/top1', 'cross_entropy' if validated else 'loss']
+        metrics = [key for key in METRICS if all(key in run.val for run in runs)]
+        keys = [*metrics, 'cross_entropy' if validated else 'loss']
     for run in runs:
         there = sorted({*run.train, *run.val})
         for key in keys:
@@ -331,6 +338,7 @@ def plot_final(rows: Sequence, key: str, path: str) -> None:
 def describe_key(key: str, of_training: bool = False) -> str:
     """str: What an axis is called."""
     known = {'accuracy/top1': 'top-1 accuracy (%)', 'accuracy/top5': 'top-5 accuracy (%)',
+             'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP', 'mIoU': 'mIoU (%)',
              'cross_entropy': 'validation loss (cross entropy)'}
     return known.get(key, f'training {key}' if of_training else key)
 

@@ -182,7 +182,7 @@ def join_orders(orders: Sequence) -> list:
     Returns:
         list[str]: Each name once; a name that a list lacks follows what it follows elsewhere.
     """
-    joined = []
+    joined: list = []
     for order in orders:
         place = 0
         for name in order:

@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -74,15 +75,17 @@ def measure_gradients(model: nn.Module, batches: Iterable) -> GradientNorms:
             finite.
     """
     model.eval()
-    samples, loss_sum, sums = 0, 0., {}
+    toolbox_model: Any = model  # with methods that torch does not know
+    samples, loss_sum = 0, 0.
+    sums: dict = {}
     with _everything_trains(model), _no_batch_augments(model):
         for batch in batches:
             # as in training: images padded together with their labels
-            data = model.data_preprocessor(batch, training=True)
+            data = toolbox_model.data_preprocessor(batch, training=True)
             _check_labels(data)
             size = len(data['inputs'])
             model.zero_grad(set_to_none=True)
-            loss, _ = model.parse_losses(model(**data, mode='loss'))
+            loss, _ = toolbox_model.parse_losses(model(**data, mode='loss'))
             if not torch.isfinite(loss):
                 raise ConfigError(f'the loss is {loss.item()}: the weights or the inputs are not '
                                   'what the model was made for')

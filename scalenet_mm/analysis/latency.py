@@ -18,7 +18,7 @@ def measure_latency(calls: dict, rounds: int = 10, warmup: int = 2) -> dict:
         dict[str, list[float]]: Seconds of each round, by name. Where there is a GPU, a call ends
         when the GPU is done with it.
     """
-    times = {name: [] for name in calls}
+    times: dict = {name: [] for name in calls}
     for i in range(warmup + rounds):
         for name, call in calls.items():
             seconds = timed(call)

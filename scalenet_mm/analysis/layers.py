@@ -3,6 +3,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -86,8 +87,10 @@ def run_backbone(model: nn.Module, batch: dict) -> None:
     """
     # preprocessors write into the samples, which another model may be given as well
     batch = {**batch, 'data_samples': copy.deepcopy(batch.get('data_samples'))}
+    toolbox_model: Any = model  # with attributes that torch does not know
     with torch.no_grad():
-        model.backbone(model.data_preprocessor(batch, training=False)['inputs'])
+        toolbox_model.backbone(
+            toolbox_model.data_preprocessor(batch, training=False)['inputs'])
 
 
 def pool_features(features: torch.Tensor, block: Block, pool: str) -> torch.Tensor:
@@ -112,7 +115,7 @@ def pool_features(features: torch.Tensor, block: Block, pool: str) -> torch.Tens
         axes = list(range(1, features.ndim))
         channels = features.ndim - 1
         if features.ndim > 3:
-            norms = [m for m in block.module.modules() if is_norm(m) and hasattr(m, 'weight')]
+            norms: Any = [m for m in block.module.modules() if is_norm(m) and hasattr(m, 'weight')]
             fits = [a for a in (axes[-1], axes[0]) if features.shape[a] == len(norms[0].weight)]
             if not fits:
                 raise ConfigError(f"--pool mean: block {block.name} gives a map of shape "

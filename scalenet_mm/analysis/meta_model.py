@@ -1,5 +1,5 @@
 """The model that a config describes, without data."""
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
@@ -26,11 +26,13 @@ def build_on_meta(cfg: Config) -> nn.Module:
         of a ``DistilledClassifier`` the student.
 
     Raises:
-        ConfigError: If the config has no model.
+        ConfigError: If the config has no model, or its toolbox is not installed.
         GrowthError: If growth or freezing does not fit the model.
     """
+    from ..engine.preflight import check_toolbox  # which imports parts of this package itself
     if cfg.get('model') is None:
-        raise ConfigError('the config has no model')
+        raise ConfigError('the config has no model: name a config of a whole model')
+    check_toolbox(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     with quiet():
         try:
@@ -70,8 +72,9 @@ def grow_as_hook(model: nn.Module, hook: dict, probe: bool = True) -> None:
     Raises:
         GrowthError: If the backbone cannot be grown so.
     """
-    if isinstance(model.backbone, GrowableBackbone) or any(True for _ in growth_of(model.backbone)):
+    backbone: Any = model.backbone
+    if isinstance(backbone, GrowableBackbone) or any(True for _ in growth_of(backbone)):
         return
     growth, adjustment = (hook.get(key, 'paper') for key in ('growth', 'adjustment'))
     if growth is not None or adjustment is not None:
-        grow_backbone(model.backbone, growth, adjustment, hook.get('targets'), probe)
+        grow_backbone(backbone, growth, adjustment, hook.get('targets'), probe)

@@ -219,8 +219,8 @@ def _table_v() -> Iterator[PaperRow]:
         ('swin-b', (('Interpolate', config_name('swin-b', 'interpolated', folder), '83.51'),
                     ('Stack', config_name('swin-b'), '83.69'))),
     ):
-        score = dict(swin='83.50', deit='81.80')[arch[:4]]
-        for label, config, score in (('ungrown', config_name(arch, 'ungrown'), score), *rows):
+        ungrown = dict(swin='83.50', deit='81.80')[arch[:4]]
+        for label, config, score in (('ungrown', config_name(arch, 'ungrown'), ungrown), *rows):
             yield PaperRow('V', MODELS[arch], label, config, score=score)
 
 
@@ -326,7 +326,7 @@ def _figures(row: PaperRow, measured: Measured, marks: dict) -> list:
     cells = [row.model, row.label, f'{measured.params:,}', f'{params:.2f}', row.params,
              _signed(params - float(row.params)) if row.params else '', f'{measured.trainable:,}']
     flops = plain = difference = ''
-    if measured.flops is not None:
+    if measured.flops is not None and measured.plain_flops is not None:
         flops, plain = (f'{n / 1e9:.2f}' for n in (measured.flops, measured.plain_flops))
         if row.flops:
             difference = _signed(measured.flops / 1e9 - float(row.flops))
@@ -354,7 +354,7 @@ def storage_lines(rows: Sequence, measured: dict) -> list:
         list[str]: A line for each label, and one that compares the most with the least; empty if
         no row keeps anything.
     """
-    kept = {}
+    kept: dict = {}
     for row in rows:
         if row.stored_config:
             kept.setdefault(row.label, {})[row.stored_config] = measured[row.stored_config].params
@@ -366,7 +366,7 @@ def storage_lines(rows: Sequence, measured: dict) -> list:
              f'({total / 1e6:.2f} M) in {len(kept[label])} file{"s"[:len(kept[label]) != 1]}'
              for label, total in totals.items()]
     if len(totals) > 1:
-        most, least = (pick(totals, key=totals.get) for pick in (max, min))
+        most, least = max(totals, key=totals.__getitem__), min(totals, key=totals.__getitem__)
         lines.append(f'{most} stores {totals[most] / totals[least]:.1f} times as much as {least}')
     return lines
 
@@ -385,7 +385,7 @@ def render(rows: Sequence, measured: dict, style: str = 'text', paper: Paper = S
     """
     if style == 'csv':
         return _render_csv(rows, measured, paper.notes)
-    marks = {}
+    marks: dict = {}
     for row in rows:
         for note in row.notes:
             marks.setdefault(note, len(marks) + 1)

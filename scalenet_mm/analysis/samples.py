@@ -79,6 +79,7 @@ class Collate:
         self.function = function
 
     def __call__(self, samples):
+        """Collate, or hand on the first sample that could not be read."""
         for sample in samples:
             if isinstance(sample, Unreadable):
                 return sample

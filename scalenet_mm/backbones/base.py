@@ -71,9 +71,9 @@ class GrowableBackbone(BaseModule):
         pretrained (str, optional): The older spelling of the same. Defaults to None.
     """
     #: 'swin' or 'vit': whose names the blocks have
-    key_family = None
+    key_family: Optional[str] = None
     #: the paper's growth for this backbone (section IV-A)
-    default_growth = {}
+    default_growth: dict = {}
 
     def __init__(self, init_cfg=None, pretrained=None):
         if pretrained is not None:

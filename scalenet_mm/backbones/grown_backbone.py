@@ -2,7 +2,7 @@
 import functools
 import re
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Union
 
 import torch
 import torch.nn as nn
@@ -115,42 +115,44 @@ def grow_backbone(backbone: nn.Module,
     """
     found = find_block_lists(backbone, targets)
     if any(is_grown(blocks) for _, blocks in found):
-        raise GrowthError(f'{type(backbone).__name__} is grown already')
+        raise GrowthError(f'{type(backbone).__name__} is grown already: build it ungrown '
+                          '(growth=None, adjustment=None), or give the whole growth in one '
+                          'specification')
     lists = [blocks for _, blocks in found]
     grown_by = dict(growth=growth, adjustment=adjustment, targets=targets)
-    if growth == 'paper':
-        growth = {}
+    owner: Any = backbone  # whatever attributes it has
+    spec: Any = {} if growth == 'paper' else growth
     # the drop path rises over the whole backbone, whichever part of it is grown
     every = [blocks for _, blocks in find_block_lists(backbone)]
-    if isinstance(growth, dict):
+    if isinstance(spec, dict):
         of_paper = (ScaleNetViT if len(every) == 1 else ScaleNetSwin).default_growth
-        growth = {**of_paper, **growth}
-    adjustment = {} if adjustment == 'paper' else adjustment
+        spec = {**of_paper, **spec}
+    adjusting: Any = {} if adjustment == 'paper' else adjustment
     rate = max(get_drop_path_rate(block) or 0. for blocks in every for block in blocks)
 
     before = _run_probe(backbone) if probe else None
-    maps = grow_stages(lists, growth, adjustment)
+    maps = grow_stages(lists, spec, adjusting)
     set_drop_path_rates(every, rate)
     if len(every) == 1 and '.' not in found[0][0] and hasattr(backbone, 'out_indices'):
         # of a plain ViT they name blocks, and its code compares them with execution positions; of
         # all others they name stages
-        backbone.out_indices = type(backbone.out_indices)(
-            maps[0].output_position(i % maps[0].base_depth) for i in backbone.out_indices)
+        owner.out_indices = type(owner.out_indices)(
+            maps[0].output_position(i % maps[0].base_depth) for i in owner.out_indices)
     if hasattr(type(backbone), 'get_layer_depth'):
         # an attribute and no class of its own: mmpretrain's Swin reads the names of old checkpoints
         # only if its class is exactly that
-        backbone.get_layer_depth = functools.partial(_get_layer_depth, backbone)
-    backbone.growth, backbone.adjustment, backbone.layer_maps = growth, adjustment, maps
-    backbone.grown_by = grown_by  # as it was asked for
+        owner.get_layer_depth = functools.partial(_get_layer_depth, backbone)
+    owner.growth, owner.adjustment, owner.layer_maps = spec, adjusting, maps
+    owner.grown_by = grown_by  # as it was asked for
     if probe and before is not None:
-        after = []
+        after: list = []
         check_targets_called(backbone, lambda: after.extend(_run_probe(backbone)))
         if [a.shape for a in after] != [b.shape for b in before]:
             raise GrowthError(f'{type(backbone).__name__}: outputs of the shapes '
                               f'{[tuple(b.shape) for b in before]} became '
                               f'{[tuple(a.shape) for a in after]}: its code counts blocks in a way '
                               'that growth does not know')
-        starts_as_identity = growth is None or growth.get('start') == 'identity'
+        starts_as_identity = spec is None or spec.get('start') == 'identity'
         if starts_as_identity and not all(map(torch.equal, before, after)):
             raise GrowthError(
                 f'{type(backbone).__name__} does not start as an identity: its blocks do not add '
@@ -219,7 +221,7 @@ def build_grown_backbone(base: dict,
                          growth: Union[str, dict, None] = 'paper',
                          adjustment: Union[str, dict, None] = 'paper',
                          targets: Union[str, Sequence, None] = None,
-                         init_cfg: Optional[dict] = UNSET) -> nn.Module:
+                         init_cfg: Any = UNSET) -> nn.Module:
     """Build a stock backbone and grow it, from a config alone.
 
     What :class:`AdapterInjectionHook` does to a stock model is written into the config as this,

@@ -132,7 +132,8 @@ def attend(qkv: torch.Tensor, bias: torch.Tensor, counts: tuple, scale: float) -
             and torch.is_grad_enabled() and (qkv.requires_grad or bias.requires_grad)):
         return _Attention.apply(qkv, bias, counts, scale)
     return _join([
-        F.scaled_dot_product_attention(*windows.permute(2, 0, 3, 1, 4), attn_mask=b, scale=scale)
+        F.scaled_dot_product_attention(  # type: ignore[misc]  # three tensors are unpacked
+            *windows.permute(2, 0, 3, 1, 4), attn_mask=b, scale=scale)
         .transpose(1, 2) for windows, b in _kinds(qkv, bias, counts)
     ])
 

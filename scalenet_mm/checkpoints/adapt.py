@@ -1,5 +1,6 @@
 """Bringing a whole checkpoint to a whole model's names before it is loaded."""
 from collections import OrderedDict
+from typing import Any
 
 from mmengine.logging import print_log
 
@@ -49,7 +50,7 @@ def adapt_checkpoint(model, checkpoint: dict, name: str, strict: bool = False) -
         given = {f'backbone.{k}': v for k, v in own.items()}
         if own:
             own, fmt = convert_backbone(backbone, own, name)
-        adapted = OrderedDict((f'backbone.{k}', v) for k, v in own.items())
+        adapted: Any = OrderedDict((f'backbone.{k}', v) for k, v in own.items())
         if own:
             adapted.update(_derived(wanted, given, adapted))
         adapted.update(name_head(rest, wanted))

@@ -14,6 +14,8 @@ FILE_NOTE = 'scalenet_file'
 DELTA_NOTE = 'scalenet_delta'
 #: And under this one, if the file is a learngene, its name, method and number of blocks.
 GENE_NOTE = 'scalenet_gene'
+#: And under this one, if the file is of a grown model, its name.
+GROWN_NOTE = 'scalenet_grown'
 
 
 def adapt_backbone_state(backbone, state_dict: dict, prefix: str) -> None:

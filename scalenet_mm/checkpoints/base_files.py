@@ -34,8 +34,8 @@ UNFOLD = 'unfold'
 #: Tensors with fewer elements are not looked for by what they hold.
 _WORTH_A_SEARCH = 1024
 
-_places = []
-_found = {}  # the bases that were found in this process, by what identifies them
+_places: list = []
+_found: dict = {}  # the bases that were found in this process, by what identifies them
 
 
 def add_base(place: str) -> None:
@@ -84,7 +84,7 @@ class BaseFile:
     def __init__(self, path: str, source: Optional[str] = None):
         self.path = path
         self.source = path if source is None else source
-        self._reordered = {}
+        self._reordered: dict = {}
 
     @cached_property
     def identity(self) -> dict:

@@ -3,6 +3,7 @@ import io
 import json
 import struct
 from collections.abc import Mapping
+from typing import Union
 
 import torch
 
@@ -11,7 +12,7 @@ from .keys import read_state_dict
 from .safe import IN_SAFETENSORS, NOTES_SUM, sum_of_notes
 
 
-def serialise(checkpoint: dict, path: str) -> bytes:
+def serialise(checkpoint: dict, path: str) -> Union[bytes, memoryview]:
     """Turn a checkpoint into the bytes of a file; the same ones for the same content.
 
     A safetensors file holds the tensors of the state dict and, as text, a delta's manifest and

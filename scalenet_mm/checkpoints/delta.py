@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.logging import print_log
@@ -48,7 +48,9 @@ APPLIED = 'applied_delta'
 LEAST_USED = 0.1
 _EMA = 'ema_state_dict'
 _WRAPPED = 'module.'
-_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation')
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation',
+             'onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmdetection',
+             'onedl-mmsegmentation')
 
 
 def read_checkpoint(source,
@@ -226,7 +228,7 @@ def describe_growth(model) -> dict:
         dict: The blocks of each grown list in the order of execution under 'blocks', and, where
         the backbone tells it, its class and what its config said.
     """
-    described = dict(blocks={name: list(layer_map.names)
+    described: dict = dict(blocks={name: list(layer_map.names)
                              for name, _, layer_map in growth_of(model)})
     backbone = getattr(model, 'backbone', model)
     described['backbone'] = type(backbone).__name__
@@ -238,7 +240,7 @@ def describe_growth(model) -> dict:
 
 def growth_of_delta(checkpoint) -> Optional[dict]:
     """dict | None: What the manifest says of growth, of a delta that is whole now."""
-    value = checkpoint if isinstance(checkpoint, dict) else {}
+    value: Any = checkpoint if isinstance(checkpoint, dict) else {}
     for key in ('meta', MERGED, 'growth'):
         value = value.get(key)
         if not isinstance(value, Mapping):
@@ -301,7 +303,7 @@ def merge_delta(checkpoint: dict,
     whole = whole_state(checkpoint, base, map_location)
     if _EMA in checkpoint:
         own = checkpoint[_EMA]
-        averaged = OrderedDict((k, v) for k, v in own.items() if not k.startswith(_WRAPPED))
+        averaged: Any = OrderedDict((k, v) for k, v in own.items() if not k.startswith(_WRAPPED))
         for key in manifest['tensors']:
             if _WRAPPED + key in own:
                 averaged[_WRAPPED + key] = own[_WRAPPED + key]
@@ -349,7 +351,7 @@ def whole_state(checkpoint: dict, base, map_location='cpu') -> dict:
         OrderedDict: The tensors in the model's order, with torch's ``_metadata``.
     """
     manifest, own = checkpoint[MANIFEST], checkpoint['state_dict']
-    whole = OrderedDict(
+    whole: Any = OrderedDict(
         (key, own[key] if key in own else _give(manifest['map'][key], base, map_location))
         for key in manifest['tensors'])
     if hasattr(own, '_metadata'):

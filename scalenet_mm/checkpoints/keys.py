@@ -3,6 +3,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, Optional
 
 import torch
 
@@ -77,7 +78,7 @@ def read_state_dict(checkpoint, name: str) -> dict:
             checkpoint).__name__
         raise CheckpointError(f"{name} holds no state dict: neither 'state_dict' nor 'model' nor "
                               f'tensors by name, but {holds}')
-    read = OrderedDict((re.sub(r'^module\.', '', str(k)), v) for k, v in state.items())
+    read: Any = OrderedDict((re.sub(r'^module\.', '', str(k)), v) for k, v in state.items())
     metadata = getattr(state, '_metadata', None)
     if metadata is not None:
         read._metadata = OrderedDict(
@@ -85,7 +86,7 @@ def read_state_dict(checkpoint, name: str) -> dict:
     return read
 
 
-def split_backbone(state: dict, prefix: str = None) -> tuple:
+def split_backbone(state: dict, prefix: Optional[str] = None) -> tuple:
     """Split a state dict into the backbone's part and the rest.
 
     Args:
@@ -197,8 +198,8 @@ def rename_head(head: dict, prefix: str) -> dict:
         places['head_dist.'] = 'head.layers.head_dist.'
     renamed = {}
     for key, value in head.items():
-        place, part = re.match(r'(.*\.)?(.*)', key).groups()
-        renamed[places.get(place, place or '') + part] = value
+        place, dot, part = key.rpartition('.')
+        renamed[places.get(place + dot, place + dot) + part] = value
     return renamed
 
 

@@ -9,6 +9,7 @@ import os
 import os.path as osp
 from collections import OrderedDict
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from mmengine.fileio import get_file_backend
@@ -16,10 +17,11 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import checkpoint as _mmengine
 
 from ..errors import CheckpointError
-from .backbone_state import DELTA_NOTE, FILE_NOTE, GENE_NOTE, check_backbone_state
+from .backbone_state import DELTA_NOTE, FILE_NOTE, GENE_NOTE, GROWN_NOTE, check_backbone_state
 from .delta import growth_of_delta, read_checkpoint
 from .keys import names_alone
-from .report import note_of_gene, refuse_gene
+from .report import note_of_gene, refuse_gene, what_growth_added
+from .stored_growth import refuse_grown
 from .zoo import zoo_address
 
 
@@ -49,9 +51,11 @@ def prepare_for_mmengine(checkpoint, name: str = 'the checkpoint'):
     state = checkpoint.get('state_dict', checkpoint)
     if not _is_state_dict(state):
         return checkpoint
-    noted = OrderedDict(state)
+    noted: Any = OrderedDict(state)
     noted._metadata = OrderedDict(getattr(state, '_metadata', None) or {})
-    note = {FILE_NOTE: names_alone(state)}
+    note: dict = {FILE_NOTE: names_alone(state)}
+    if what_growth_added(state):
+        note[GROWN_NOTE] = name
     growth = growth_of_delta(checkpoint)
     if growth is not None:
         note[DELTA_NOTE] = dict(name=name, growth=growth)
@@ -73,7 +77,8 @@ def load_from_local(filename, map_location=None):
     return prepare_for_mmengine(read_checkpoint(filename, map_location), filename)
 
 
-def load_from_http(filename, map_location=None, model_dir=None, progress=os.isatty(0)):
+def load_from_http(filename, map_location=None, model_dir=None,
+                   progress=os.isatty(0)):  # noqa: B008  as mmengine's
     """Load from a URL; ``model_dir`` is taken for compatibility."""
     return prepare_for_mmengine(read_checkpoint(filename, map_location, progress), filename)
 
@@ -116,19 +121,22 @@ _load_state_dict = _mmengine.load_state_dict
 def load_state_dict(module, state_dict, strict=False, logger=None):
     """Do what mmengine does, which loads what fits.
 
-    But a delta's backbone must be the model's, and a learngene's depth too.
+    But a delta's backbone must be the model's, and a learngene's depth too; and of a grown
+    model's file nothing is loaded into one that is not grown.
     """
     note = (getattr(state_dict, '_metadata', None) or {}).get('', {})
-    if DELTA_NOTE in note or GENE_NOTE in note:
+    if DELTA_NOTE in note or GENE_NOTE in note or GROWN_NOTE in note:
         model = module
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         backbone = getattr(model, 'backbone', model)
         if not getattr(backbone, 'key_family', None):  # ours look for themselves, names translated
             prefix = '' if backbone is model else 'backbone.'
+            if GROWN_NOTE in note:
+                refuse_grown(model, state_dict, note[GROWN_NOTE])
             if DELTA_NOTE in note:
                 check_backbone_state(backbone, state_dict, prefix, note)
-            else:
+            elif GENE_NOTE in note:
                 refuse_gene(backbone, note[GENE_NOTE], note[GENE_NOTE]['name'])
     return _load_state_dict(module, state_dict, strict, logger)
 

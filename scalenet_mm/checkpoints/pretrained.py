@@ -1,4 +1,6 @@
 """Loading pretrained weights into a backbone."""
+from typing import Optional
+
 from mmengine.logging import print_log
 
 from ..errors import CheckpointError
@@ -15,7 +17,7 @@ from .report import (
 )
 
 
-def load_pretrained(backbone, source: str, prefix: str = None) -> LoadReport:
+def load_pretrained(backbone, source: str, prefix: Optional[str] = None) -> LoadReport:
     """Load a file of any known format into a backbone, and say in one line what happened.
 
     Known are official Swin and DeiT files, timm's, mmpretrain's (a backbone or a whole

@@ -205,7 +205,7 @@ def _holds_block(key, given, lists):
     return False
 
 
-def what_growth_added(state: dict) -> dict:
+def what_growth_added(state: Mapping) -> dict:
     """Tell which tensors an ungrown model would not have.
 
     Args:
@@ -214,7 +214,7 @@ def what_growth_added(state: dict) -> dict:
     Returns:
         dict[str, list[str]]: Names by what they are; empty for an ungrown model.
     """
-    added = {}
+    added: dict = {}
     for key in state:
         for what, pattern in (('adapters, LoRA or gains', _INCREMENT), ('repeats', _REPEAT),
                               ('new blocks', _NEW)):

@@ -110,8 +110,8 @@ def allow_types(*types: type) -> None:
     torch.serialization.add_safe_globals(list(types))
 
 
-def load_file(source, map_location='cpu', progress: bool = False, name: str = None,
-              mmap: bool = False):
+def load_file(source, map_location='cpu', progress: bool = False,
+              name: Optional[str] = None, mmap: bool = False):
     """Load a checkpoint file without executing anything in it, and see that it is undamaged.
 
     Args:

@@ -27,7 +27,7 @@ class Base:
     def __init__(self, source: str, device: Union[str, torch.device] = 'cpu'):
         self.device = torch.device(device)
         self._file = open_base(source)
-        self._held = {}
+        self._held: dict = {}
 
     @property
     def path(self) -> str:

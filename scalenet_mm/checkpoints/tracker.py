@@ -18,7 +18,7 @@ class LoadTracker:
     def __init__(self, model: nn.Module):
         self.model = model
         # a parameter's place and not the parameter: load_state_dict(assign=True) replaces it
-        self.loaded = set()
+        self.loaded: set = set()
         self._handles = [
             module._register_load_state_dict_pre_hook(self._watch(module))
             for module in model.modules() if module._parameters

@@ -178,7 +178,7 @@ def alternate(shifts: Sequence) -> list:
     Returns:
         list[int | None]: Positions in ``shifts``, and None for each block to put between.
     """
-    order = []
+    order: list = []
     for position, shifted in enumerate(shifts):
         if len(order) % 2 != shifted:
             order.append(None)
@@ -198,7 +198,8 @@ def misplaced_shifts(backbone, image_size: Sequence) -> tuple:
         matter for images of that size: in mmpretrain's meaning, a map of one window is not
         shifted.
     """
-    matter, hidden = [], []
+    matter: list = []
+    hidden: list = []
     for name, blocks, _ in growth_of(backbone):
         if len(alternate(shifts_of(blocks))) == len(shifts_of(blocks)):
             continue

@@ -12,12 +12,14 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS
+
+from ..errors import ConfigError
 
 # Raise it whenever a change alters a single pixel or a single annotation: a set made by another
 # version is then recognised as such and never mixed with new files.
@@ -237,9 +239,11 @@ def _pick_colour(rng: np.random.Generator, surroundings: np.ndarray,
 
 
 def _place(rng: np.random.Generator, scans: np.ndarray, sources: Sequence[int], image_size: int,
-           digit_size: Tuple[int, int]) -> Optional[List[Tuple[np.ndarray, int, int]]]:
+           digit_size: Tuple[int, float]) -> Optional[List[Tuple[np.ndarray, int, int]]]:
     """Find a place for each digit, later ones on top; None if there is none after some tries."""
-    glyphs, masks, visible = [], [], []
+    glyphs: list = []
+    masks: list = []
+    visible: list = []
     for source in sources:
         # More small digits than large ones, as in photographs.
         size = np.exp(rng.uniform(*np.log(digit_size)))
@@ -296,7 +300,8 @@ def render_scene(rng: np.random.Generator, scans: np.ndarray, labels: np.ndarray
             'Raise image_size, or lower digits_per_scene or digit_size.')
 
     image = _draw_background(rng, image_size)
-    digits, colours = [], []
+    digits: list = []
+    colours: list = []
     for source, (alpha, top, left) in zip(sources, glyphs):
         height, width = alpha.shape
         mask = np.zeros((image_size, image_size), dtype=bool)
@@ -364,7 +369,7 @@ def _write_json(path: str, content: dict) -> None:
 def _write_cls(root: str, seed: int, num: Dict[str, int], params: dict, scans: np.ndarray,
                labels: np.ndarray, pools: Dict[str, np.ndarray]) -> dict:
     """Write the class folders; return which scan each file shows."""
-    images = {}
+    images: dict = {}
     for s, split in enumerate(SPLITS):
         rng = _generator(seed, _CLS_STREAM, s, _PLAN_ROLE, 0)
         images[split] = {}
@@ -400,10 +405,10 @@ def _write_scenes(root: str, tasks: Sequence[str], seed: int, num: Dict[str, int
 
     The two tasks get the same scenes, so a detector and a segmentor can be compared on them.
     """
-    images = {}
+    images: dict = {}
     for split in SPLITS:
         images[split] = {}
-        coco = dict(
+        coco: dict = dict(
             info=dict(description=f'Digit scenes, {split}', version=str(GENERATOR_VERSION)),
             licenses=[],
             # Ids start at 1, so that they are also the values of the segmentation labels.
@@ -438,16 +443,16 @@ def _write_scenes(root: str, tasks: Sequence[str], seed: int, num: Dict[str, int
 
 def _check_int(name: str, value, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}.')
+        raise ConfigError(f'{name} must be an integer of at least {least}, got {value!r}.')
     return int(value)
 
 
 def _check_pair(name: str, value, least: int) -> List[int]:
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
-        raise ValueError(f'{name} must be a pair (smallest, largest), got {value!r}.')
+        raise ConfigError(f'{name} must be a pair (smallest, largest), got {value!r}.')
     low, high = (_check_int(f'{name}[{i}]', v, least) for i, v in enumerate(value))
     if low > high:
-        raise ValueError(f'{name} must be (smallest, largest), got ({low}, {high}); swap them.')
+        raise ConfigError(f'{name} must be (smallest, largest), got ({low}, {high}); swap them.')
     return [low, high]
 
 
@@ -456,7 +461,7 @@ def _check_tasks(tasks: Union[str, Sequence[str]]) -> List[str]:
     unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks:
         given = f'unknown: {unknown}' if unknown else 'none was given'
-        raise ValueError(f'tasks must name one or more of {TASKS}; {given}.')
+        raise ConfigError(f'tasks must name one or more of {TASKS}; {given}.')
     return [task for task in TASKS if task in tasks]
 
 
@@ -468,12 +473,12 @@ def _check_scene_params(image_size: int, digits_per_scene: Sequence[int],
     crowd = int(np.ceil(digit_size[0] * np.sqrt(digits_per_scene[1] / MAX_FILL)))
     least = max(digit_size[1] + BORDER, crowd)
     if digit_size[1] > image_size - BORDER:
-        raise ValueError(
+        raise ConfigError(
             f'digit_size allows digits of {digit_size[1]} pixels, and image_size={image_size} '
             f'holds digits of {image_size - BORDER} at most. Raise image_size to {least} or lower '
             'digit_size.')
     if crowd > image_size:
-        raise ValueError(
+        raise ConfigError(
             f'digits_per_scene allows {digits_per_scene[1]} digits of at least {digit_size[0]} '
             f'pixels (digit_size), too many for image_size={image_size}. Raise image_size to '
             f'{least}, or lower digits_per_scene or digit_size.')
@@ -643,12 +648,12 @@ def make_digit_scenes(root: str = 'data/digit_scenes',
         and ``num_images``, the images of each task and split.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ConfigError: If an argument is out of range.
         FileExistsError: If ``root`` holds something other than the set asked for.
         ImportError: If scikit-learn is missing.
     """
     if not isinstance(root, (str, os.PathLike)) or not str(root):
-        raise ValueError(f'root must be the path of a folder, got {root!r}.')
+        raise ConfigError(f'root must be the path of a folder, got {root!r}.')
     tasks = _check_tasks(tasks)
     scene_params = _check_scene_params(image_size, digits_per_scene, digit_size)
     scene_params['num'] = [_check_int('num_train', num_train, 1), _check_int('num_val', num_val, 1)]
@@ -656,14 +661,14 @@ def make_digit_scenes(root: str = 'data/digit_scenes',
     cls_params['num'] = [_check_int('cls_num_train', cls_num_train, 1),
                          _check_int('cls_num_val', cls_num_val, 1)]
     if not isinstance(val_ratio, float) or not 0 < val_ratio < 1:
-        raise ValueError(f'val_ratio must be a number between 0 and 1, got {val_ratio!r}.')
+        raise ConfigError(f'val_ratio must be a number between 0 and 1, got {val_ratio!r}.')
     common = dict(
         generator_version=GENERATOR_VERSION, seed=_check_int('seed', seed, 0), val_ratio=val_ratio)
     asked = {task: cls_params if task == 'cls' else scene_params for task in tasks}
 
     # A link is followed, so that the temporary folder is on the disk of the set.
     path = osp.realpath(root)
-    manifest = _read_manifest(path)
+    manifest: Any = _read_manifest(path)
     missing = tasks
     if manifest is not None and not overwrite:
         missing = _check_same(path, manifest, common, asked)
@@ -705,7 +710,8 @@ def _make(root: str, old: Optional[dict], tasks: Sequence[str], common: dict,
 
         extend = old is not None and not overwrite
         # Read again: another process may have added other tasks meanwhile.
-        entries = dict(_read_manifest(root)['tasks']) if extend else {}
+        present: Any = _read_manifest(root) if extend else None
+        entries = dict(present['tasks']) if extend else {}
         entries.update({task: dict(parameters=params[task], images=images[task])
                         for task in tasks})
         manifest = dict(

@@ -1,5 +1,5 @@
 """The parts of a model that are exported: functions of images alone."""
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 import torch.nn as nn
@@ -17,12 +17,16 @@ class Part(nn.Module):
     Args:
         model (nn.Module): The model or its backbone.
     """
+    #: what it is called, as in :data:`PARTS`
+    name: str
+    #: (count: int) -> list[str]: names of the outputs
+    output_names: Callable
 
     def __init__(self, model):
         super().__init__()
         self.model = model
         #: what the size of an image must be a multiple of, if it is left open
-        self.unit = None
+        self.unit: Optional[int] = None
 
     def run(self, image: torch.Tensor):
         """Compute the part's outputs, tensors that may be nested."""

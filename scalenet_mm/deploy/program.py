@@ -42,7 +42,7 @@ class ExportedPart:
         if self.size != DYNAMIC:
             return [(batch, self.channels, *self.size) for batch in batches]
         height, width = made_for_size(backbone_of(self.part.model))
-        unit = self.part.unit
+        unit = self.part.unit or 1  # what is left open has one
         sizes = ((height, width), (height + unit, width), (height // 2, width + 2 * unit))
         sizes = [[max(n // unit, 2) * unit for n in size] for size in sizes]
         return [(batches[i % len(batches)], self.channels, *size) for i, size in enumerate(sizes)]

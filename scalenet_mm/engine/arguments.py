@@ -19,6 +19,7 @@ class CfgOptionsAction(DictAction):
         return DictAction._parse_iterable(val)
 
     def __call__(self, parser, namespace, values, option_string=None):
+        """Read the pairs; argparse calls it."""
         for pair in values or ():
             key = pair.split('=', maxsplit=1)[0]
             if '=' not in pair or not all(key.split('.')):
@@ -52,7 +53,8 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--launcher',
         choices=LAUNCHERS,
         default='none',
-        help='how the processes are started; tools/dist_*.sh and tools/slurm_*.sh set it')
+        help='how the processes are started; tools/dist_*.sh and tools/slurm_*.sh set it. '
+        'Default: %(default)s')
     # torch.distributed.launch passes --local-rank (torch >= 2.0) or --local_rank (before);
     # torchrun sets the environment variable LOCAL_RANK instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -80,10 +82,14 @@ def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
     """
     parser = argparse.ArgumentParser(
         prog='tools/train.py',
-        description='Train a model of mmpretrain, mmdet or mmseg (the config says which).')
+        description='Train a model of mmpretrain, mmdet or mmseg (the config says which).',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/train.py configs/scalenet_swin-t_20e_folder.py '
+        '--work-dir work_dirs/run --delta')
     parser.add_argument('config', help='the config file')
     parser.add_argument(
         '--work-dir',
+        metavar='DIR',
         help='where logs and checkpoints go. Default: the config\'s work_dir, else '
         './work_dirs/<name of the config file>')
     parser.add_argument(
@@ -98,6 +104,11 @@ def parse_train_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace
         action='store_true',
         help='save checkpoints that hold what the training changes, without the file that it '
         'starts from (adds the DeltaCheckpointHook)')
+    parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='log to TensorBoard, too, with the gradient norms of adapters, gains, norms and head '
+        '(adds the TensorboardVisBackend and the GradientNormHook)')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate in training')
     parser.add_argument(
@@ -127,32 +138,40 @@ def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(
         prog='tools/test.py',
-        description='Evaluate a model of mmpretrain, mmdet or mmseg (the config says which).')
+        description='Evaluate a model of mmpretrain, mmdet or mmseg (the config says which).',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/test.py configs/scalenet_swin-t_20e_folder.py \\\n'
+        '      work_dirs/run/epoch_20.pth --show-dir work_dirs/pictures')
     parser.add_argument('config', help='the config file')
     parser.add_argument('checkpoint', help='the checkpoint file')
     parser.add_argument(
         '--work-dir',
+        metavar='DIR',
         help='where the log and the metrics go. Default: the config\'s work_dir, else '
         './work_dirs/<name of the config file>')
     parser.add_argument(
         '--out',
+        metavar='PATH',
         help='save the predictions: a .pkl file for mmpretrain and mmdet, a folder of label maps '
         'for mmseg')
     parser.add_argument(
         '--out-item',
         choices=['pred', 'metrics'],
-        help='what --out saves: the predictions (default), or the metrics (a .json, .yaml or .pkl '
-        'file)')
+        help='what --out saves: pred, the predictions, or metrics, a .json, .yaml or .pkl file. '
+        'Default: pred')
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument(
         '--show-dir',
+        metavar='DIR',
         help='save pictures of the predictions in this folder (mmdet: inside the work dir\'s '
         'folder of this run, unless the path is absolute)')
     parser.add_argument(
-        '--wait-time', type=float, default=2, help='seconds a window of --show stays. Default: 2')
+        '--wait-time', type=float, default=2, metavar='SECONDS',
+        help='how long a window of --show stays. Default: 2')
     parser.add_argument(
         '--interval',
         type=int,
+        metavar='N',
         help='with --show or --show-dir: draw every so many samples (mmpretrain) or batches '
         '(mmseg); mmdet draws all. Default: 1, or what the config says (mmseg)')
     parser.add_argument(

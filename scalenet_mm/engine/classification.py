@@ -69,10 +69,12 @@ def find_folder(key: str, cfg: dict) -> Optional[Folder]:
     """
     from mmpretrain.datasets import CustomDataset, ImageNet, ImageNet21k
     cls = dataset_class(cfg)
-    known = (CustomDataset, ImageNet, ImageNet21k)
-    if not isinstance(cls, type) or not issubclass(cls, CustomDataset) or \
-            cls.__init__ not in [k.__init__ for k in known] or \
-            cls.load_data_list is not CustomDataset.load_data_list:
+    known: tuple = (CustomDataset, ImageNet, ImageNet21k)
+    if not isinstance(cls, type) or not issubclass(cls, CustomDataset):
+        return None
+    own: Any = cls
+    if own.__init__ not in [k.__init__ for k in known] or \
+            own.load_data_list is not CustomDataset.load_data_list:
         return None
     cfg = fill_in_split(cfg)
     prefix = cfg.get('data_prefix') or ''
@@ -120,7 +122,7 @@ def check_classification(cfg: Config, splits: Tuple[str, ...]) -> None:
     """
     head = student_cfg(cfg.model).get('head')
     head_classes = head.get('num_classes') if isinstance(head, dict) else None
-    seen = {}  # classes by folders: split -> (key, names)
+    seen: dict = {}  # classes by folders: split -> (key, names)
     for split in splits:
         for loader_key, loader in iter_dataloaders(cfg, split):
             for key, dataset in iter_datasets(loader.get('dataset'), f'{loader_key}.dataset'):
@@ -251,8 +253,10 @@ def _check_number(cfg: Config, key: str, classes: Optional[tuple], head: Optiona
 
 
 def preprocessor_of(cfg: Config) -> Tuple[str, dict]:
-    """tuple[str, dict]: Key and config of a classifier's data preprocessor; the model's own takes
-    precedence."""
+    """tuple[str, dict]: Key and config of a classifier's data preprocessor.
+
+    The model's own takes precedence.
+    """
     # what a DistilledClassifier has is for a student that names none
     places = {student_key(cfg.model): student_cfg(cfg.model), 'model': cfg.model}
     for key, model in places.items():

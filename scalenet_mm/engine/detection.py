@@ -244,7 +244,8 @@ def _check_annotations(data: dict, key: str, dataset: Any, classes: Sequence[str
     if len({a['id'] for a in wanted}) != len(wanted):
         raise ConfigError(f'{where} has several annotations of one id: number them anew')
     categories = {category['id']: category['name'] for category in data['categories']}
-    count, lost = 0, Counter()
+    count = 0
+    lost: Counter = Counter()
     for i, annotation in enumerate(wanted):
         this = f'{where}: annotations[{i}] (id {annotation["id"]})'
         # what is left when a file is cut down; mmdet and the evaluation pass over it

@@ -104,7 +104,7 @@ def setup_distributed(cfg: Config) -> None:
         _set_rank_variables(launcher)
         _share_cores()
         dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
-        options = {}
+        options: Any = {}
         if dist_cfg.get('timeout') is not None:
             options['timeout'] = datetime.timedelta(seconds=dist_cfg['timeout'])
         torch_dist.init_process_group(backend='gloo', **options)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
@@ -302,12 +302,14 @@ def estimate(cfg: Config,
     steps, steps_from = count_steps(cfg, gpus, samples)
 
     batch_size = cfg.train_dataloader.batch_size
-    loader, source = None, 'images of the data, as the config reads them'
+    loader: Any = None
+    source = 'images of the data, as the config reads them'
     if use_data:
         get_scope(cfg).set_dataloader_defaults(cfg, ('train_dataloader', ))
     else:
         batch, source = make_batch(cfg, batch_size, size)
-        loader = DataLoader([batch] * (warmup + iters), batch_size=None, collate_fn=_as_it_is)
+        batches: Any = [batch] * (warmup + iters)
+        loader = DataLoader(batches, batch_size=None, collate_fn=_as_it_is)
     before = _resident_bytes()
     left_out = _left_out(cfg, gpus, use_data)
     with tempfile.TemporaryDirectory() as folder:
@@ -418,14 +420,21 @@ def parse_args(argv: Optional[Sequence] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='tools/estimate.py',
         description='Hours and memory of a training before it is launched, from a few steps on '
-        'made-up images. Nothing is loaded, downloaded or kept.')
+        'made-up images.\nNothing is loaded, downloaded or kept.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/estimate.py '
+        'configs/maskrcnn_scalenet_swin-t_1x_coco.py --gpus 8')
     parser.add_argument('config', help='the config file')
-    parser.add_argument('--gpus', type=int, default=8, help='that will train. Default: 8')
-    parser.add_argument('--iters', type=int, default=10, help='steps to time. Default: 10')
-    parser.add_argument('--batch-size', type=int, help='of one GPU. Default: the config\'s')
     parser.add_argument(
-        '--samples', type=int, help='of an epoch. Default: counted if the data are there, else '
-        'what is known of ImageNet, COCO and ADE20K')
+        '--gpus', type=int, default=8, metavar='N', help='that will train. Default: 8')
+    parser.add_argument(
+        '--iters', type=int, default=10, metavar='N', help='steps to time. Default: 10')
+    parser.add_argument(
+        '--batch-size', type=int, metavar='N', help='of one GPU. Default: the config\'s')
+    parser.add_argument(
+        '--samples', type=int, metavar='N',
+        help='of an epoch. Default: counted if the data are there, else what is known of '
+        'ImageNet, COCO and ADE20K')
     parser.add_argument(
         '--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'),
         help='of the made-up images. Default: what the config\'s pipeline makes')

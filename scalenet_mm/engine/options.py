@@ -5,7 +5,8 @@ import inspect
 import os
 import os.path as osp
 import sys
-from typing import Any, Iterable, Iterator, List, Tuple
+from importlib.util import find_spec
+from typing import Any, Iterable, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -13,7 +14,7 @@ from mmengine.runner import Runner
 from scalenet_mm.checkpoints.base_files import add_base
 from scalenet_mm.checkpoints.files import check_resumable, find_newest_whole
 from scalenet_mm.engine.distributed import is_local_main
-from scalenet_mm.engine.scopes import get_scope, type_name
+from scalenet_mm.engine.scopes import SCOPES, Scope, get_scope, type_name
 from scalenet_mm.errors import ConfigError
 
 try:
@@ -25,6 +26,9 @@ except ImportError:  # mmengine < 0.8.4 with torch < 2.0
 TOOL_KEYS = ('activation_checkpointing', 'auto_scale_lr', 'compile', 'custom_imports',
              'efficient_conv_bn_eval', 'env_cfg', 'find_unused_parameters', 'model_wrapper_cfg',
              'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+
+#: The backend that writes TensorBoard's files.
+TENSORBOARD = 'TensorboardVisBackend'
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -58,11 +62,30 @@ def load_config(path: str) -> Config:
     try:
         return Config.fromfile(path)
     except FileNotFoundError as error:
-        raise ConfigError(f'config: {path!r} inherits from a file that is not there: {error}')
+        raise ConfigError(
+            f'config: {path!r} inherits from a file that is not there: {error}') from error
     except ImportError as error:  # mmengine's own says which imports were asked for; its cause, why
+        absent = _find_absent_toolbox(error)
+        if absent is not None:
+            raise ConfigError(
+                f'config: {path!r} builds on {absent.name}, which is not installed: pip install '
+                f'{absent.package}; `python tools/check_env.py` tells which versions work '
+                'together') from error
         raise ConfigError(f'config: {path!r} imports what cannot be imported: '
                           f'{error.__cause__ or error}. Install it, or correct '
                           'custom_imports.imports') from error
+
+
+def _find_absent_toolbox(error: BaseException) -> Optional[Scope]:
+    """The toolbox whose absence a failed import tells of, as a base or as a module."""
+    for cause in filter(None, (error, error.__cause__)):
+        for scope in SCOPES.values():
+            missing = getattr(cause, 'name', None) or ''
+            if missing.split('.')[0] == scope.name or any(
+                    str(cause).startswith(f'{name} is not installed')
+                    for name in scope.distributions):
+                return scope
+    return None
 
 
 def _suggest_file(folder: str, name: str) -> str:
@@ -107,7 +130,8 @@ def merge_cfg_options(cfg: Config, options: dict) -> None:
             text = (f'{parent} is no dict in the config; to replace it by one, add '
                     f'{parent}._delete_=True')
         raise ConfigError(
-            f'--cfg-options {" ".join(wrong or options)}: does not fit the config: {text}')
+            f'--cfg-options {" ".join(wrong or options)}: does not fit the config: {text}'
+        ) from error
 
 
 def _merges(cfg: Config, options: dict) -> bool:
@@ -167,10 +191,10 @@ def _drop_workers_options(cfg: Config, keys: Tuple[str, ...]) -> None:
     # torch refuses persistent_workers and prefetch_factor when there are no workers, so that
     # `train_dataloader.num_workers=0` alone would fail with most configs.
     for key in keys:
-        loader = cfg.get(key)
+        loader: Any = cfg.get(key)
         if isinstance(loader, dict) and not loader.get('num_workers', 0):
             if loader.get('persistent_workers'):
-                loader.persistent_workers = False
+                loader['persistent_workers'] = False
             loader.pop('prefetch_factor', None)
 
 
@@ -201,6 +225,8 @@ def build_train_cfg(cfg: Config, args) -> Config:
         _enable_amp(cfg)
     if args.delta:
         _save_deltas(cfg, args.base)
+    if args.tensorboard:
+        _log_to_tensorboard(cfg)
     if args.auto_scale_lr:
         cfg.auto_scale_lr = {**(cfg.get('auto_scale_lr') or {}), 'enable': True}
     _set_dataloaders(cfg, args, DATALOADERS)
@@ -208,6 +234,7 @@ def build_train_cfg(cfg: Config, args) -> Config:
     if args.cfg_options:
         merge_cfg_options(cfg, args.cfg_options)
 
+    _check_tensorboard(cfg)
     _set_resume(cfg, args.resume)
     _drop_workers_options(cfg, DATALOADERS)
     scale = cfg.get('auto_scale_lr') or {}
@@ -227,6 +254,28 @@ def _save_deltas(cfg: Config, base) -> None:
     if base is not None and not osp.isdir(osp.expanduser(base)):
         hook['base'] = osp.expanduser(base)
     cfg.custom_hooks = [*hooks, hook]
+
+
+def _log_to_tensorboard(cfg: Config) -> None:
+    # mmengine's own default, where a config has none
+    visualizer = cfg.get('visualizer') or dict(
+        type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+    backends = list(visualizer.get('vis_backends') or [])
+    if TENSORBOARD not in map(type_name, backends):
+        backends.append(dict(type=TENSORBOARD))
+    cfg.visualizer = {**visualizer, 'vis_backends': backends}
+    hooks = list(cfg.get('custom_hooks') or [])
+    if 'GradientNormHook' not in map(type_name, hooks):
+        cfg.custom_hooks = [*hooks, dict(type='GradientNormHook')]
+
+
+def _check_tensorboard(cfg: Config) -> None:
+    # mmengine finds out when the model is built
+    backends = (cfg.get('visualizer') or {}).get('vis_backends') or []
+    if TENSORBOARD in map(type_name, backends) and find_spec('tensorboard') is None:
+        raise ConfigError('tensorboard is not installed, and the config, or --tensorboard, logs to '
+                          'it: pip install tensorboard, or remove the TensorboardVisBackend from '
+                          'visualizer.vis_backends')
 
 
 def _enable_amp(cfg: Config) -> None:

@@ -241,7 +241,7 @@ def check_toolbox(cfg: Config) -> None:
     if scope is not None and find_spec(scope.name) is None:
         raise ConfigError(
             f'the config is for {scope.name} (default_scope={scope.name!r}), which is not '
-            f'installed: pip install {scope.distributions[0]}; `python tools/check_env.py` tells '
+            f'installed: pip install {scope.package}; `python tools/check_env.py` tells '
             'which versions work together')
 
 
@@ -299,13 +299,13 @@ def _check_teacher(cfg: Config) -> None:
     check_size(model.get('teacher_size'))
     if model.get('alpha', 0.5) == 0:
         return
-    given = [model.get(key) for key in ('teacher', 'teacher_checkpoint', 'teacher_size')]
+    given: Any = [model.get(key) for key in ('teacher', 'teacher_checkpoint', 'teacher_size')]
     if given[0] is None:
         raise ConfigError(NO_TEACHER)
     cache = model.get('teacher_cache')
     if cache is not None:
         manifest = read_manifest(cache)
-        check_teacher(cache, manifest, *given, preprocessor_of(cfg)[1])
+        check_teacher(cache, manifest, given[0], given[1], given[2], preprocessor_of(cfg)[1])
         _check_classes_of_teacher(
             model, manifest['shape'][1], f'model.teacher_cache: {cache} holds logits of')
         return
@@ -366,7 +366,7 @@ def check_train(cfg: Config) -> None:
         GrowthError: If growth options can't be meant.
     """
     if cfg.get('model') is None:
-        raise ConfigError('the config has no model')
+        raise ConfigError('the config has no model: name a config of a whole model')
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ConfigError(f'the config has no {key}: there is nothing to train')
@@ -402,7 +402,7 @@ def check_test(cfg: Config) -> None:
         CheckpointError: If the checkpoint can't be used.
     """
     if cfg.get('model') is None:
-        raise ConfigError('the config has no model')
+        raise ConfigError('the config has no model: name a config of a whole model')
     check_growth(cfg)
     check_toolbox(cfg)
     check_model(cfg)

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import select
 import sys
 import time
 from importlib import metadata
@@ -19,11 +20,14 @@ from scalenet_mm.engine.distributed import is_local_main, setup_distributed, shu
 from scalenet_mm.engine.options import build_test_cfg, build_train_cfg, load_config, wrap_test_cfg
 from scalenet_mm.engine.preflight import check_test, check_train
 from scalenet_mm.engine.scopes import get_scope
+from scalenet_mm.engine.stored_growth import apply_stored_growth
 from scalenet_mm.errors import ScaleNetError
 from scalenet_mm.hooks import secure_checkpoints
 from scalenet_mm.version import __version__
 
 GRACE_SECONDS = 10
+#: 128 + SIGPIPE
+READER_GONE = 141
 
 # What a worker process of a dataloader raises has its traceback in its text.
 _FROM_WORKER = re.compile(
@@ -114,6 +118,8 @@ def test(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
     _announce(cfg)
     cfg = build_test_cfg(cfg, args)
     check_test(cfg)
+    if apply_stored_growth(cfg, cfg.load_from) and is_local_main():
+        print(f'note: the backbone is grown as {cfg.load_from} says: the config grows nothing')
     cfg = wrap_test_cfg(cfg, args)
     setup_distributed(cfg)
     metrics = build_runner(cfg).test()
@@ -142,6 +148,21 @@ def _report(error: ScaleNetError) -> None:
             json.dump(dict(message=f'error: {text}', timestamp=int(time.time())), file)
 
 
+def _drop_unread_output() -> bool:
+    """bool: Whether the reader of the standard output is gone; then what is left goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError):  # no file at all, as in a notebook
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # what is left in its buffer is written at the end of the process, and would fail again
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
 def run_cli(command: Callable[[], object]) -> int:
     """Run a command; an anticipated error is one message, any other keeps its traceback.
 
@@ -149,13 +170,23 @@ def run_cli(command: Callable[[], object]) -> int:
         command (callable): :func:`train` or :func:`test`.
 
     Returns:
-        int: The exit status: 0, or 2 after an anticipated error.
+        int: The exit status: 0, or 2 after an anticipated error, or 141 if nobody reads the output
+        any more (``... | head``), as the shell counts a program that ends by SIGPIPE.
     """
     try:
         command()
+        sys.stdout.flush()  # else at the end of the process, where nothing can be caught
     except ScaleNetError as error:
         _report(error)
         return 2
+    except BrokenPipeError:
+        if not _drop_unread_output():
+            raise  # another pipe: of a worker, a connection
+        return READER_GONE
+    except SystemExit:  # --help, wrong usage
+        if _drop_unread_output():
+            return READER_GONE
+        raise
     # Not after an error: the group's end would wait for processes that are still at work.
     shutdown_distributed()
     return 0

@@ -1,6 +1,7 @@
 """What differs between mmpretrain, mmdet and mmseg on the command line, in one table."""
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config, ConfigDict
@@ -195,6 +196,15 @@ class Scope:
     tta_stand_ins: dict = field(default_factory=dict)
     dataloader: dict = field(default_factory=dict)
 
+    @property
+    def package(self) -> str:
+        """str: What to install for it: OneDL's package where OneDL's mmengine is in use."""
+        try:
+            metadata.version('onedl-mmengine')
+        except metadata.PackageNotFoundError:
+            return self.distributions[0]
+        return self.distributions[-1]
+
     def enable_visualization(self, cfg: Config, args) -> None:
         """Switch the drawing of predictions on, as ``--show`` and ``--show-dir`` ask.
 
@@ -240,7 +250,7 @@ class Scope:
         for key, dataset in iter_datasets(cfg.test_dataloader.dataset, 'test_dataloader.dataset'):
             if cfg.get('tta_pipeline') is not None:
                 dataset['pipeline'] = deepcopy(cfg.tta_pipeline)
-            elif dataset.get('pipeline'):
+            elif dataset.get('pipeline') and self.tta_pipeline is not None:
                 dataset['pipeline'] = self.tta_pipeline(deepcopy(dataset['pipeline']))
             else:
                 raise ConfigError(f'--tta: {key} has no pipeline to augment; give a tta_pipeline')

@@ -267,7 +267,8 @@ def _check_label_maps(key: str, dataset: Any, samples: List[dict], loader: Any,
                       labels: Labels, local: bool) -> None:
     """Look at a sample of label maps, as the pipeline's loader reads them."""
     end = time.monotonic() + SECONDS
-    found, stored = set(), set()
+    found: set = set()
+    stored: set = set()
     # first the ends, then what lies between: should time run out, these were seen
     chosen = spread(samples, SAMPLES)
     for sample in chosen[::4] + [s for i, s in enumerate(chosen) if i % 4]:

@@ -7,7 +7,7 @@ over, every ``nn.Linear`` it finds.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -79,7 +79,7 @@ class AdjustmentSpec:
         build_activation(self.act_cfg)
 
     @classmethod
-    def from_cfg(cls, cfg: Optional[dict]) -> Optional['AdjustmentSpec']:
+    def from_cfg(cls, cfg: Union['AdjustmentSpec', dict, None]) -> Optional['AdjustmentSpec']:
         """Make a spec from a config's dict; None stays None."""
         if cfg is None or isinstance(cfg, cls):
             return cfg
@@ -113,7 +113,7 @@ def build_activation(act_cfg: dict) -> nn.Module:
     """
     cfg = dict(act_cfg) if isinstance(act_cfg, dict) else {}
     name = cfg.pop('type', None)
-    cls = getattr(nn, name, None) if isinstance(name, str) else None
+    cls: Any = getattr(nn, name, None) if isinstance(name, str) else None
     if cls is not nn.Identity and getattr(cls, '__module__', '') != 'torch.nn.modules.activation':
         raise GrowthError('adjustment.act_cfg must name an activation of torch.nn such as '
                           f"dict(type='ReLU') or dict(type='GELU'), got {act_cfg!r}")
@@ -145,6 +145,7 @@ class Adjusted(Derived):
     prefix = 'Adjusted'
 
     def forward(self, x):
+        """Compute ``gain * (W x + b + up act(down x))``, fused where that is possible."""
         if can_fuse(x):
             parts = affine_of(self)
             if parts is not None and can_take(x, parts[0]):
@@ -161,12 +162,13 @@ class Adjusted(Derived):
         return out
 
     def extra_repr(self):
+        """Name the layer's own parameters as well."""
         own = [f'{name}={tuple(p.shape)}' for name, p in self._parameters.items()
                if name in ADAPTER_NAMES or name == GAIN_NAME]
         return ', '.join([super().extra_repr(), *own])
 
 
-def affine_of(linear: nn.Linear) -> Optional[tuple]:
+def affine_of(linear: Any) -> Optional[tuple]:
     """Put together what a linear layer computes, for the fused operations.
 
     Args:
@@ -245,7 +247,7 @@ def adjust_linears(block: nn.Module, spec: AdjustmentSpec, name: str = 'block') 
     names = find_linears(block, spec.what, name)
     kind = 'lora' if spec.type == 'LoRA' else 'adapter'
     for linear_name in names:
-        linear = block.get_submodule(linear_name)
+        linear: Any = block.get_submodule(linear_name)
         _as_adjusted(linear, f'{name}.{linear_name}')
         if f'{kind}_down' in linear._parameters:
             raise GrowthError(f'{name}.{linear_name} has a {spec.type} already')
@@ -281,7 +283,7 @@ def set_gains(block: nn.Module, value: float, name: str = 'block') -> list:
     """
     names = find_branch_ends(block, name)
     for linear_name in names:
-        linear = block.get_submodule(linear_name)
+        linear: Any = block.get_submodule(linear_name)
         _as_adjusted(linear, f'{name}.{linear_name}')
         gain = _on(linear, linear.out_features)
         with torch.no_grad():
@@ -392,7 +394,7 @@ def find_branch_ends(block: nn.Module, name: str = 'block') -> list:
     mlps = find_mlps(block)
     ends = {second for _, second in mlps}
     in_mlp = {n for pair in mlps for n in pair}
-    run = []
+    run: list = []
     for linear_name, linear in (_linears(block) + [(None, None)]) if mlps else []:
         if linear_name is None or linear_name in in_mlp:
             if run and run[-1][1].out_features == block.get_submodule(mlps[0][0]).in_features:

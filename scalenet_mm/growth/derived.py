@@ -6,6 +6,7 @@ deep-copies, because an instance is rebuilt from the recipe of its class and not
 name.
 """
 from functools import lru_cache
+from typing import Any, Type
 
 import torch.nn as nn
 
@@ -13,7 +14,9 @@ import torch.nn as nn
 class Derived:
     """Base of all the behaviours that :func:`derive_class` can add."""
     # (class the user wrote, ((behaviour, tied names), ...)): how to make this class again
-    _recipe = None
+    _recipe: Any = None
+    #: what the names of the classes begin with
+    prefix: str
 
     def __reduce_ex__(self, protocol):
         rebuild, args, *state = super().__reduce_ex__(protocol)
@@ -21,7 +24,7 @@ class Derived:
 
 
 @lru_cache(maxsize=None)
-def derive_class(base: type, behaviour: type, tied: tuple) -> type:
+def derive_class(base: type, behaviour: Type[Derived], tied: tuple) -> type:
     """Make the class that adds a behaviour to a module class.
 
     Args:
@@ -39,14 +42,15 @@ def derive_class(base: type, behaviour: type, tied: tuple) -> type:
     return type(behaviour.prefix + base.__name__, (behaviour, base), attributes)
 
 
-def change_class(module: nn.Module, behaviour: type) -> None:
+def change_class(module: nn.Module, behaviour: Type[Derived]) -> None:
     """Give an existing module a behaviour, in place."""
-    module.__class__ = derive_class(type(module), behaviour, ())
+    # mypy takes an instance's __hash__ for the class's
+    module.__class__ = derive_class(type(module), behaviour, ())  # type: ignore[arg-type]
 
 
-def take_behaviour(module: nn.Module, behaviour: type) -> None:
+def take_behaviour(module: nn.Module, behaviour: Type[Derived]) -> None:
     """Take a behaviour away from a module again, in place; the others stay."""
-    origin, layers = module._recipe
+    origin, layers = module._recipe  # type: ignore[misc]
     module.__class__ = _class_from_recipe(
         origin, tuple(layer for layer in layers if layer[0] is not behaviour))
 

@@ -220,7 +220,7 @@ def final_module_names(model: nn.Module, outside: str = 'backbone.') -> list:
 
     Where everything in a part trains, the part's name stands for it.
     """
-    names = {}
+    names: dict = {}
     for name, parameter in model.named_parameters():
         if not name.startswith(outside):
             names.setdefault(name.split('.')[0], []).append((name, parameter.requires_grad))

@@ -48,6 +48,7 @@ class Activation(NamedTuple):
     options: dict = {}
 
     def __call__(self, x):
+        """Apply it."""
         return self.forward(x, **self.options)
 
     def gradient(self, grad, x):
@@ -104,7 +105,8 @@ def plain_affine(x: torch.Tensor, affine: Affine, act: Activation) -> torch.Tens
     """The plain twin of a fused affine map, in torch's own differentiable operations."""
     out = F.linear(x, affine.weight, affine.bias)
     if affine.down is not None:
-        out = out + F.linear(act(F.linear(x, affine.down)), affine.up)
+        # both matrices are there or none
+        out = out + F.linear(act(F.linear(x, affine.down)), affine.up)  # type: ignore[arg-type]
     return out if affine.gain is None else out * affine.gain.to(out.dtype)
 
 

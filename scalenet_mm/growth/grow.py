@@ -2,7 +2,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -84,7 +84,7 @@ class GrowthSpec:
                               f'{self.depth!r}')
 
     @classmethod
-    def from_cfg(cls, cfg: Optional[dict]) -> Optional['GrowthSpec']:
+    def from_cfg(cls, cfg: Union['GrowthSpec', dict, None]) -> Optional['GrowthSpec']:
         """Make a spec from a config's dict; None stays None."""
         if cfg is None or isinstance(cfg, cls):
             return cfg
@@ -296,7 +296,7 @@ def without_data(module: nn.Module) -> nn.Module:
     Raises:
         GrowthError: If the module holds something that cannot be copied.
     """
-    memo = {}
+    memo: dict = {}
     for parameter in module.parameters():
         memo[id(parameter)] = nn.Parameter(
             torch.empty_like(parameter, device='meta'), requires_grad=parameter.requires_grad)
@@ -383,7 +383,8 @@ def ungrown_name(model: nn.Module, name: str) -> str:
         str: The name with the pretrained block's index in place of the block's name
         (``'layers.3.ln1.weight'``). What a repeat has for itself need not be there.
     """
-    parts, module = name.split('.'), model
+    parts = name.split('.')
+    module: Any = model
     for i, part in enumerate(parts):
         child = module._modules.get(part)
         if child is None:
@@ -404,7 +405,7 @@ def increments(block: nn.Module) -> list:
             for own in own_parameter_names(linear)]
 
 
-def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
+def fill_increments(blocks: Any, state_dict: dict, prefix: str) -> None:
     """Complete, in place, what a less grown checkpoint says of a grown list.
 
     - A repeat that the checkpoint does not hold at all gets, for its norms, adapters and LoRA,
@@ -422,7 +423,7 @@ def fill_increments(blocks: nn.Module, state_dict: dict, prefix: str) -> None:
         state_dict (dict): Tensors by name.
         prefix (str): Prefix of the list in ``state_dict``, with its final dot.
     """
-    layer_map = blocks.layer_map
+    layer_map: Any = blocks.layer_map
     state = {k: v for k, v in state_dict.items() if k.startswith(prefix)}
     # computed buffers may stand there for blocks that the checkpoint does not hold
     computed = {f'{prefix}{name}' for name, _ in blocks.named_buffers()}

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from ..errors import GrowthError
 
@@ -131,7 +131,7 @@ class LayerMap:
         A repeat counts as its source, an average as the last of its sources, and a random block
         as the block before it.
         """
-        blocks = []
+        blocks: list = []
         for source in self.sources:
             if isinstance(source, tuple):
                 source = max((index for index, _ in source), default=blocks[-1] if blocks else 0)
@@ -250,7 +250,8 @@ def check_times(times: Union[int, Sequence]) -> None:
     if isinstance(times, Sequence) and not isinstance(times, str) and len(times) == 0:
         raise GrowthError('growth.times is empty: give one number for each selected block')
     single = isinstance(times, str) or not isinstance(times, Sequence)
-    for number in [times] if single else times:
+    numbers: Any = [times] if single else times
+    for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise GrowthError('growth.times must be an integer >= 1 (1 leaves the model as it '
                               'is), or a list of them, one for each selected block; got '

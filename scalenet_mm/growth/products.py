@@ -86,7 +86,7 @@ def chooses_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return (x.dtype == torch.float32 and weight.dtype == torch.float32
             and x.device.type == 'cpu' and weight.device.type == 'cpu'
             and x.numel() * weight.shape[0] >= SMALLEST and torch.backends.mkldnn.enabled
-            and not torch.is_autocast_enabled('cpu'))
+            and not torch.is_autocast_enabled('cpu'))  # type: ignore[return-value]
 
 
 def _uses_onednn(x, weight):

@@ -40,6 +40,7 @@ def has_tensors(module: nn.Module) -> bool:
 class Tied(Derived):
     """A module whose tensors are its source's."""
     prefix = 'Tied'
+    _source: tuple
 
     @property
     def sources(self) -> tuple:
@@ -51,7 +52,7 @@ class Tied(Derived):
         # the model, so when all are copied together they are in the memo already.
         if any(id(source) not in memo for source in self.sources):
             raise GrowthError(
-                f'a {type(self).__name__} uses the tensors of another block and cannot be '
+                f'a repeated {self._recipe[0].__name__} uses the tensors of another and cannot be '
                 'deep-copied without it: copy the whole grown list, or the model')
         reduced = self.__reduce_ex__(4)
         new = reduced[0](*reduced[1])
@@ -65,6 +66,7 @@ class Repeat(Derived):
     prefix = 'Repeated'
 
     def forward(self, *args, **kwargs):
+        """Run the block, and see that the output has the input's shape."""
         out = super().forward(*args, **kwargs)
         before, after = _first_tensor((*args, *kwargs.values())), _first_tensor(out)
         if before is not None and after is not None and before.shape != after.shape:

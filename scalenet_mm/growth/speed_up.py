@@ -15,6 +15,7 @@ class FastLinear(Derived):
     prefix = 'Fast'
 
     def forward(self, x):
+        """Compute ``W x + b``."""
         weight = self.weight  # once: a parametrisation computes it at every access
         if fused.can_fuse(x) and products.chooses_onednn(x, weight):
             affine = fused.Affine(weight, self.bias)
@@ -32,6 +33,7 @@ class FusedMLP(Derived):
     prefix = 'Fused'
 
     def forward(self, x):
+        """Compute the MLP in one operation where that is possible."""
         if fused.can_fuse(x):
             found = _find_mlp(self)
             if found is not None and fused.can_take(x, *found[:2]):

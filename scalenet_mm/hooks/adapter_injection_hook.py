@@ -3,7 +3,8 @@ import copy
 import functools
 import gc
 from collections.abc import Sequence
-from typing import Optional, Union
+from contextlib import contextmanager
+from typing import Any, Optional, Union
 
 import torch.nn as nn
 import torch.utils.checkpoint as cp
@@ -90,15 +91,15 @@ class AdapterInjectionHook(Hook):
         self.require_loaded = require_loaded
         self._trains = False
         self._tracker: Optional[LoadTracker] = None
-        self._batchnorms = []
-        self._labels = set()
+        self._batchnorms: list = []
+        self._labels: set = set()
         self._activation_checkpointing = None
 
     def before_run(self, runner) -> None:
         """Grow, freeze, wrap and rebuild; and check what needs no weights."""
         _check_runner(runner)
         secure_checkpoints(runner)
-        model = unwrap(runner.model)
+        model: Any = unwrap(runner.model)
         if not isinstance(getattr(model, 'backbone', None), nn.Module):
             raise ConfigError(f'AdapterInjectionHook: {type(model).__name__} has no backbone; the '
                               'hook serves classifiers, detectors and segmentors that have one')
@@ -148,6 +149,7 @@ class AdapterInjectionHook(Hook):
     def before_train(self, runner) -> None:
         """Check what was loaded; the weights are final now."""
         model = unwrap(runner.model)
+        assert self._tracker is not None  # before_run made it
         self._tracker.stop()
         if self.require_loaded:
             self._tracker.check_frozen(model)
@@ -240,13 +242,34 @@ class AdapterInjectionHook(Hook):
                               'Runner.from_cfg')
         grown = any(not layer_map.is_identity for *_, layer_map in growth_of(model.backbone))
         check_layer_decay(runner.cfg.optim_wrapper, type(model.backbone).__name__, grown)
-        runner.optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+        with _frozen_in_one_line(runner.logger):
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
         _exempt_gains_from_decay(runner.optim_wrapper.optimizer, model)
         # not built, as scale_lr demands
         runner.param_schedulers = copy.deepcopy(runner.cfg.get('param_scheduler'))
         runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
         if runner.param_schedulers is not None:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+
+
+@contextmanager
+def _frozen_in_one_line(logger):
+    """Make one line of the warnings that mmengine's constructor of optimizers gives."""
+    frozen = 0
+
+    def keep(record):
+        nonlocal frozen
+        skipped = record.getMessage().endswith('is skipped since its requires_grad=False')
+        frozen += skipped
+        return not skipped
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+    if frozen:
+        logger.info(f'{frozen} frozen tensors are left out of the optimizer')
 
 
 def _check_runner(runner):
@@ -305,7 +328,7 @@ def _exempt_gains_from_decay(optimizer, model):
         optimizer.add_param_group({**group, 'params': exempt, 'weight_decay': 0.})
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> nn.Module:
     """nn.Module: The model without its wrappers for distributed training and augmented tests."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module

@@ -1,6 +1,7 @@
 """mmengine's CheckpointHook, made so that nothing is lost whenever the process dies."""
 import os
 import os.path as osp
+from typing import Any, Optional
 
 import torch
 from mmengine.dist import (
@@ -53,10 +54,12 @@ class SafeCheckpointHook(CheckpointHook):
     :class:`AdapterInjectionHook` and ``tools/train.py`` turn a plain ``CheckpointHook`` into it.
     A ``file_client_args`` is refused: mmengine has replaced it by ``backend_args``.
     """
-    _random_states = None  # of all processes, for the next file
-    _resumed = None  # what the file that the training resumes from holds for this hook
+    file_backend: Any
+    _random_states: Any = None  # of all processes, for the next file
+    # what the file that the training resumes from holds for this hook
+    _resumed: Optional[dict] = None
     _trains = False
-    _held = None  # this process's random state, during validation
+    _held: Optional[dict] = None  # this process's random state, during validation
     _validated = False  # whether that is over
     _to_save = None  # what to save then
     _has_saved = False
@@ -65,7 +68,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_run(self, runner) -> None:
         """Choose the file to resume from, if none is named."""
         if runner._resume and runner._load_from is None:
-            found = [None, None]
+            found: list = [None, None]
             if is_main_process():
                 try:
                     found[0] = find_newest_whole(runner.work_dir, runner.logger.warning)

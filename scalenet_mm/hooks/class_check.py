@@ -38,7 +38,7 @@ def check_classes(model: nn.Module, dataset) -> None:
     ]
     if wrong:
         shown = ', '.join(map(str, classes[:5])) + (', ...' if len(classes) > 5 else '')
-        raise ConfigError(f'the data set has {len(classes)} classes ({shown}), the model '
+        raise ConfigError(f'the data set has {len(classes)} classes ({shown}), but '
                           f'{", ".join(wrong)}: set num_classes={len(classes)} there, or '
                           'metainfo.classes in the data set')
 
@@ -88,9 +88,9 @@ def labels_of_heads(model: nn.Module) -> Set[Tuple[int, Optional[int]]]:
         set[tuple[int, int | None]]: Number of classes and ignored label of each head. Empty for a
         model that is no segmentor.
     """
-    found = set()
+    found: set = set()
     for name in ('decode_head', 'auxiliary_head'):
-        heads = getattr(model, name, None)
+        heads: Any = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
             if _classifies(name, head):
                 found.add((head.num_classes, getattr(head, 'ignore_index', 255)))

@@ -47,7 +47,7 @@ class DeltaCheckpointHook(Hook):
         self._given = base
         self._merged = None  # the manifest of the delta that was loaded
         self._base: Optional[BaseFile] = None
-        self._trained = []
+        self._trained: list = []
         self._growth = None
 
     def before_run(self, runner) -> None:
@@ -69,7 +69,7 @@ class DeltaCheckpointHook(Hook):
                     f'DeltaCheckpointHook: {type(hook).__name__} publishes whole files; use '
                     "type='SafeCheckpointHook' (or 'CheckpointHook', which becomes it), or remove "
                     'published_keys')
-        failed = [None]
+        failed: list = [None]
         if is_main_process():
             try:
                 self._open_base(runner)

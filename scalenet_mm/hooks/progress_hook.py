@@ -22,7 +22,7 @@ class ProgressHook(Hook):
         #: processor time of the training epochs, in seconds; unlike the time on the clock it does
         #: not depend on what else the machine does
         self.cpu_seconds = 0.
-        self._losses = []
+        self._losses: list = []
 
     def before_train(self, runner) -> None:
         """Start the clock."""

@@ -1,6 +1,7 @@
 """The states of all random number generators, of every process: mmengine saves none of them."""
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from mmengine.dist import all_gather_object
 def get_random_state() -> dict:
     """dict: The states of this process's generators, as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    kind, keys, position, has_gauss, cached = numpy_state
     state = dict(
         torch=torch.get_rng_state(),
         python=dict(version=version, numbers=torch.tensor(numbers), gauss=gauss),

@@ -55,7 +55,8 @@ def cache_logits(cfg: Config,
         init_default_scope(cfg.default_scope)
     dataset = _build_dataset(cfg)
     model = _build_model(cfg)
-    given = [model_cfg.get(key) for key in ('teacher', 'teacher_checkpoint', 'teacher_size')]
+    teacher, checkpoint, size = (
+        model_cfg.get(key) for key in ('teacher', 'teacher_checkpoint', 'teacher_size'))
     classes = dataset.metainfo.get('classes')
     described = dict(
         type=type(dataset).__name__,
@@ -66,8 +67,8 @@ def cache_logits(cfg: Config,
     model.to(device)
     right = [0, 0]
     batches = _run(model, loader, every, say, right)
-    teacher = fingerprint(*given, model.data_preprocessor)
-    manifest = write_cache(out, batches, len(dataset), teacher, described, dtype, force)
+    known = fingerprint(teacher, checkpoint, size, model.data_preprocessor)
+    manifest = write_cache(out, batches, len(dataset), known, described, dtype, force)
     if right[1]:
         say(f'the teacher is right for {right[0] / right[1]:.2%} of {right[1]} images')
     return manifest

@@ -1,5 +1,5 @@
 """A classifier that learns from labels and from a teacher."""
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 import torch.nn as nn
@@ -87,12 +87,13 @@ class DistilledClassifier(BaseModel):
         self.__dict__['_student'] = (student, )
         self.alpha, self.tau, self.scale_by_tau = alpha, tau, scale_by_tau
         # unregistered, all three: no modules
-        self._teacher = self._cache = None
+        self._teacher: Optional[Teacher] = None
+        self._cache: Optional[TeacherCache] = None
         if alpha and teacher_cache is not None:
             self._cache = TeacherCache(teacher_cache, teacher, teacher_checkpoint, teacher_size,
                                        self.data_preprocessor)
             self.data_preprocessor.register_forward_pre_hook(record_mixing)
-        elif alpha:
+        elif alpha and teacher is not None:
             self._teacher = Teacher(teacher, teacher_checkpoint, teacher_size)
             self._check_classes(self._teacher.num_classes)
             _check_not_student(self._teacher.module, self)
@@ -100,7 +101,7 @@ class DistilledClassifier(BaseModel):
     # --- to be the student, as seen from outside --------------------------------------------------
 
     @property
-    def student(self) -> nn.Module:
+    def student(self) -> Any:
         """nn.Module: The plain classifier; its children and tensors are those of this model."""
         return self.__dict__['_student'][0]
 
@@ -185,7 +186,7 @@ class DistilledClassifier(BaseModel):
             return self.loss(inputs, data_samples)
         return self.student(inputs, data_samples, mode)
 
-    def loss(self, inputs: torch.Tensor, data_samples: List) -> dict:
+    def loss(self, inputs: torch.Tensor, data_samples: Optional[List]) -> dict:
         """Compute both parts of the loss.
 
         Args:

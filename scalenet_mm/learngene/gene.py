@@ -201,7 +201,7 @@ def extract_gene(checkpoint: str,
         trained_depth=len(backbone.layers),
         arch=describe_backbone(backbone),
         num_classes=classes_of_head(head),
-        classes=list(classes) if _are_names(classes) else None,
+        classes=list(classes) if classes is not None and _are_names(classes) else None,
         source=dict(
             name=os.path.basename(checkpoint),
             sha256=sha256_of(cache_path(checkpoint) if is_url(checkpoint) else

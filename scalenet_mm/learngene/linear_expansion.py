@@ -64,14 +64,17 @@ class Expanded(Tied):
 
     @property
     def sources(self):
+        """tuple[nn.Module]: The modules whose tensors it reads."""
         return (*super().sources, *self._slope)
 
     @property
     def weight(self):
+        """torch.Tensor: The weight on the line."""
         return self._on_line('weight')
 
     @property
     def bias(self):
+        """torch.Tensor | None: The bias on the line."""
         return self._on_line('bias')
 
     def _on_line(self, name):

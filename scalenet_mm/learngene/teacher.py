@@ -16,6 +16,7 @@ from ..checkpoints.adapt import adapt_checkpoint
 from ..checkpoints.delta import read_checkpoint
 from ..checkpoints.files import sha256_of
 from ..checkpoints.safe import cache_path, is_url
+from ..config_paths import PREFIX, find_config
 from ..errors import CheckpointError, ConfigError
 from ..utils.model_cfg import plain_cfg
 
@@ -56,6 +57,8 @@ def read_teacher_cfg(teacher: Union[str, dict]) -> dict:
 
 def _read_config(name):
     try:
+        if name.startswith(PREFIX):
+            return Config.fromfile(find_config(name if name.endswith('.py') else f'{name}.py'))
         if '::' in name:
             from mmengine.hub import get_config
             return get_config(name if name.endswith('.py') else f'{name}.py')
@@ -79,9 +82,9 @@ def check_size(size: Union[int, Sequence, None]) -> Optional[Tuple[int, int]]:
     """
     if size is None:
         return None
-    pair = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    pair: Any = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
     if len(pair) != 2 or not all(
-            isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in pair):
+            isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in pair):
         raise ConfigError('DistilledClassifier: teacher_size must be a number of pixels, or two of '
                           f'them, height and width, such as 384 or (384, 256), got {size!r}')
     return pair
@@ -116,14 +119,14 @@ class Teacher:
         self._inits_itself = False
         self._conversion = None
         if isinstance(teacher, nn.Module):
-            self.module = teacher
+            module: Any = teacher
             self.ready = checkpoint is None
         else:
             cfg = read_teacher_cfg(teacher)
             self._inits_itself = bool(pretrained_files(cfg))
-            self.module = _build(cfg)
+            module = _build(cfg)
             self.ready = False
-        self.module = revert_sync_batchnorm(self.module)
+        self.module: Any = revert_sync_batchnorm(module)
         self.module.requires_grad_(False)
         self._settle()
 

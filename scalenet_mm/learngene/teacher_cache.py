@@ -4,7 +4,7 @@ import json
 import os
 import os.path as osp
 import shutil
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -53,7 +53,9 @@ class TeacherCache:
                  student=None):
         self.folder = osp.expanduser(str(folder))
         self._asked = (teacher, checkpoint, check_size(size), normalisation_of(student))
-        self._manifest = self._logits = self._samples = None
+        self._manifest: Any = None  # these three until it is open
+        self._logits: Any = None
+        self._samples: Any = None
 
     def __deepcopy__(self, memo):
         return self
@@ -180,7 +182,8 @@ class RecordedMixing:
 
     def __init__(self, augments: Callable):
         self.augments = augments
-        self.scores = self.mixing = None
+        self.scores: Any = None
+        self.mixing: Any = None
 
     def __call__(self, inputs: torch.Tensor, scores: torch.Tensor) -> tuple:
         """Mix a batch.
@@ -348,7 +351,8 @@ def write_cache(folder: str,
     part = folder + PART
     shutil.rmtree(part, ignore_errors=True)
     os.makedirs(part)
-    samples, seen, logits = np.zeros(count, np.uint64), np.zeros(count, bool), None
+    samples, seen = np.zeros(count, np.uint64), np.zeros(count, bool)
+    logits: Any = None
     for values, data_samples in batches:
         indices, own = identify(data_samples)
         for index in indices:

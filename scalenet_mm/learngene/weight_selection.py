@@ -1,5 +1,5 @@
 """Weight selection: a smaller model starts from a part of a larger one's weights."""
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
@@ -230,7 +230,8 @@ def load_selected(model: nn.Module, checkpoint: str, layers: str = 'first', head
     # by load_state_dict, which tells what watches it that these came from a file
     backbone.load_state_dict(selected, strict=False)
     if of_head:
-        model.head.load_state_dict(of_head, strict=False)
+        classifier: Any = model
+        classifier.head.load_state_dict(of_head, strict=False)
     chosen = choose_layers(_count_blocks(own), _count_blocks(selected), layers)
     print_log(
         f'Selected weights of {checkpoint} ({fmt}): blocks {", ".join(map(str, chosen))} of '

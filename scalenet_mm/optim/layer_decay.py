@@ -1,6 +1,6 @@
 """Learning rates that decay from layer to layer, for models of all toolboxes, grown or not."""
 from collections import Counter
-from typing import Optional
+from typing import Any, Optional
 
 import torch.nn as nn
 from mmengine.logging import print_log
@@ -101,8 +101,9 @@ def layer_depths(backbone: nn.Module) -> tuple:
     names = [name for name, _ in backbone.named_parameters()]
     if hasattr(backbone, 'get_layer_depth'):
         # of a name that the backbone does not have, it tells the depth of what comes behind
-        number = backbone.get_layer_depth('', prefix=BACKBONE)[1]
-        return {n: backbone.get_layer_depth(BACKBONE + n, prefix=BACKBONE)[0]
+        depth_of: Any = backbone.get_layer_depth
+        number = depth_of('', prefix=BACKBONE)[1]
+        return {n: depth_of(BACKBONE + n, prefix=BACKBONE)[0]
                 for n in names}, number
 
     lists = find_block_lists(backbone)

@@ -23,7 +23,7 @@ PACKAGES = ('torch', 'torchvision', 'numpy', 'scipy', 'setuptools', 'mmengine', 
             'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain',
             'onedl-mmsegmentation', 'opencv-python', 'opencv-python-headless',
             'opencv-contrib-python', 'opencv-contrib-python-headless', 'pycocotools', 'ftfy',
-            'regex', 'scikit-learn', 'transformers', 'scalenet_mm')
+            'regex', 'imaug', 'scikit-learn', 'transformers', 'scalenet_mm')
 
 # Shown as missing in the table; the others are shown only where they are installed.
 EXPECTED = ('torch', 'torchvision', 'numpy', 'scipy', 'setuptools', 'mmengine', 'mmcv', 'mmdet',
@@ -55,10 +55,19 @@ FORKS = {
     'mmsegmentation': 'onedl-mmsegmentation',
 }
 
+#: The version of each that the tests run with.
+TESTED = {
+    'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmpretrain': '1.2.0',
+    'mmsegmentation': '1.2.2', 'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1', 'onedl-mmpretrain': '1.3.6', 'onedl-mmsegmentation': '1.4.2',
+}
+
 OPENCV = MODULES['cv2']
 
 INSTALL_MMCV = ('pip install "setuptools<81" wheel ninja psutil && MMCV_WITH_OPS=1 pip install '
                 '--no-build-isolation --no-deps --no-cache-dir --no-binary mmcv mmcv==2.1.0')
+INSTALL_ONEDL_MMCV = INSTALL_MMCV.replace('mmcv==2.1.0', 'onedl-mmcv==2.3.6').replace(
+    '--no-binary mmcv', '--no-binary onedl-mmcv')
 
 # Reads module names from the command line and answers with one line of json for each.
 PROBE = """
@@ -172,6 +181,14 @@ def probe_imports(modules: Sequence[str], timeout: float = 300.0) -> dict[str, d
     return answers
 
 
+def install_line(names: Sequence[str]) -> str:
+    """The command that installs packages of OpenMMLab or OneDL in the tested versions."""
+    special = {'mmcv': INSTALL_MMCV, 'onedl-mmcv': INSTALL_ONEDL_MMCV}
+    plain = [f'{name}=={TESTED[name]}' for name in names if name not in special]
+    lines = [f'pip install {" ".join(plain)}'] if plain else []
+    return ' && '.join(lines + [special[name] for name in names if name in special])
+
+
 def find_compiler() -> Optional[str]:
     """First line of what the C++ compiler says of itself, None if there is none."""
     command = shlex.split(os.environ.get('CXX') or 'c++')
@@ -280,6 +297,20 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
                   'write the same files: the one installed last has overwritten the other.',
                   f'pip uninstall -y {original} {fork} && pip install {original}==<version>'
                   if original != 'mmcv' else f'pip uninstall -y mmcv {fork} && {INSTALL_MMCV}')
+    # Two stacks in one environment: OneDL's mmcv stops the originals, and nobody tests the rest
+    here = {name for name in (*FORKS, *FORKS.values()) if have(name)}
+    twice = {name for pair in FORKS.items() if set(pair) <= here for name in pair}
+    old = [name for name in FORKS if name in here - twice]
+    new = [name for name in FORKS.values() if name in here - twice]
+    mixed = bool(old and new)
+    if mixed:
+        back = {fork: original for original, fork in FORKS.items()}
+        odd = new if len(new) <= len(old) else old
+        listed = ', '.join(f'{name} {have(name)}' for name in (*old, *new))
+        error('mixed-stacks', f'{listed}: packages of OpenMMLab and of OneDL do not go together in '
+              'one environment. Take all of one kind.', f'pip uninstall -y {" ".join(odd)} && '
+              + install_line([back.get(name) or FORKS[name] for name in odd]))
+        explained |= everything
     for lite, full in (('mmcv-lite', 'mmcv'), ('mmengine-lite', 'mmengine')):
         if have(lite) and have(full):
             again = INSTALL_MMCV if full == 'mmcv' else f'pip install {full}=={have(full)}'
@@ -386,6 +417,8 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
 
     # mmcv
     mmcv = have('mmcv') or have('onedl-mmcv')
+    own_mmcv = 'onedl-mmcv' if have('onedl-mmengine') or have('onedl-mmcv') else 'mmcv'
+    install_mmcv = install_line([own_mmcv])
     need_ops = [name for name in toolboxes if 'det' in name or 'seg' in name]
     if have('mmcv-full') and not mmcv:
         error('mmcv-old', f'mmcv-full {have("mmcv-full")} belongs to the toolboxes of the 1.x '
@@ -393,7 +426,7 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
         explained |= everything
     elif not mmcv and not have('mmcv-lite'):
         hint = '' if found.get('compiler', True) else '   # and install a C++ compiler first'
-        error('mmcv-missing', 'mmcv is not installed.', INSTALL_MMCV + hint)
+        error('mmcv-missing', f'{own_mmcv} is not installed.', install_mmcv + hint)
         explained |= everything
     elif not mmcv:
         names = ' and '.join(need_ops)
@@ -414,13 +447,12 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
                                           ('mmsegmentation', '1.2.2', '2.2.0', 'mmseg.models'),
                                           ('mmpretrain', '1.2.0', '2.4.0', 'mmpretrain.models')):
             version = originals[name]
-            if version and not _below(last, version) and _from(mmcv, bound):
-                fork = '' if have('mmcv') else 'pip uninstall -y onedl-mmcv && '
+            if version and not _below(last, version) and _from(mmcv, bound) and not mixed:
                 error('mmcv-too-new', f'{name} {version} refuses mmcv {mmcv}: it has to be below '
-                      f'{bound}.', fork + INSTALL_MMCV)
+                      f'{bound}.', INSTALL_MMCV)
                 explained.add(module)
         if fails('mmcv') and 'mmcv' not in explained:
-            error('mmcv-broken', f'mmcv {mmcv} does not load: {fails("mmcv")}.', INSTALL_MMCV)
+            error('mmcv-broken', f'mmcv {mmcv} does not load: {fails("mmcv")}.', install_mmcv)
             explained |= everything
         elif fails('mmcv.ops') and 'mmcv.ops' not in explained:
             level = error if need_ops else warning
@@ -428,7 +460,7 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
                 'mmdet and mmseg need them'
             level('mmcv-no-ops', f'The ops of mmcv {mmcv} do not load ({fails("mmcv.ops")}); '
                   f'{needed}. They were not built, or built against another torch.',
-                  f'pip uninstall -y mmcv && {INSTALL_MMCV}')
+                  f'pip uninstall -y {own_mmcv} && {install_mmcv}')
             explained |= {'mmcv.ops', 'mmdet.models', 'mmseg.models'}
 
     # The toolboxes
@@ -444,7 +476,21 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
                   f'pip install {" ".join(missing)}')
             explained.add('mmseg.models')
     pycocotools = have('pycocotools')
-    if have('mmdet') and not pycocotools:
+    transformers, broken = have('transformers'), 'NoneType takes no arguments'
+    if originals['mmpretrain'] and transformers and (
+            any(broken in (fails(module) or '') for module in sorted(everything))
+            or (_from(transformers, '4.57') and 'mmpretrain.models' not in imports)):
+        # 4.48.3 loads, 4.57.6 and 5.23.0 do not; mmdet and mmseg import mmpretrain if it is there
+        error('mmpretrain-transformers', f'mmpretrain {originals["mmpretrain"]} does not load with '
+              f'transformers {transformers} ("{broken}"), nor do mmdet and mmseg beside it.',
+              'pip install "transformers<4.49"   # or remove it, if nothing needs it')
+        explained |= everything
+    if have('onedl-mmdetection') and not have('mmdet') and not have('imaug'):
+        error('imaug-missing', 'imaug is not installed; onedl-mmdetection imports its imgaug.',
+              'pip install --no-deps imaug imagecorruptions-imaug && pip install scikit-image '
+              'imageio   # by itself, imaug asks for two OpenCVs, both below 4.13')
+        explained.add('mmdet.models')
+    if (have('mmdet') or have('onedl-mmdetection')) and not pycocotools:
         error('pycocotools-missing', 'pycocotools is not installed; mmdet imports it.',
               'pip install pycocotools')
         explained.add('mmdet.models')
@@ -462,12 +508,12 @@ def diagnose(found: Mapping[str, Any]) -> list[Finding]:
         if not ops:
             warning('mmcv-cpu-ops', 'There is a GPU, but the ops of mmcv were built for the CPU '
                     'only: on the GPU detectors stop at their first nms.',
-                    'pip uninstall -y mmcv && '
-                    + INSTALL_MMCV.replace('MMCV_WITH_OPS', 'FORCE_CUDA=1 MMCV_WITH_OPS')
+                    f'pip uninstall -y {own_mmcv} && '
+                    + install_mmcv.replace('MMCV_WITH_OPS', 'FORCE_CUDA=1 MMCV_WITH_OPS')
                     + '   # or run with CUDA_VISIBLE_DEVICES=')
         elif built and parse_version(ops)[:1] != parse_version(built)[:1]:
             warning('mmcv-cuda-version', f'The ops of mmcv were built with CUDA {ops}, torch with '
-                    f'{built}.', f'build them with nvcc {built}: {INSTALL_MMCV}')
+                    f'{built}.', f'build them with nvcc {built}: {install_mmcv}')
     elif cuda and not cuda.get('available') and found.get('nvidia_smi'):
         warning('cuda-unavailable', 'There is an NVIDIA driver, but torch sees no GPU: a CPU build '
                 'of torch, a driver too old for it, or CUDA_VISIBLE_DEVICES is empty.',
@@ -495,18 +541,19 @@ def report(found: Mapping[str, Any], findings: Sequence[Finding]) -> str:
     """Write what was found as a table, the findings below it."""
     rows = [('python', f'{found["python"]}   {found["executable"]}')]
     imports = found.get('imports') or {}
-    failed = {}
+    failed: dict = {}
     for module, names in MODULES.items():
         if imports.get(module):
             for name in names:
                 failed.setdefault(name, []).append(module)
+    stand_ins = {'opencv-python': OPENCV, **{name: (fork, ) for name, fork in FORKS.items()}}
     for name in PACKAGES:
         version = found['packages'].get(name)
         if version:
             modules = ', '.join(failed.get(name, ()))
             rows.append((name, version + (f'   (fails: import {modules})' if modules else '')))
-        elif name in EXPECTED and not (name == 'opencv-python'
-                                       and any(found['packages'].get(item) for item in OPENCV)):
+        elif name in EXPECTED and not any(found['packages'].get(item)
+                                          for item in stand_ins.get(name, ())):
             rows.append((name, 'not installed'))
     cuda = found.get('cuda') or {}
     if 'mmcv.ops' in imports:

@@ -1,16 +1,24 @@
 """Multiply-accumulates: torch's counter, mmengine's, and the formula, against each other."""
+import functools
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmengine.analysis import ActivationAnalyzer, FlopAnalyzer, complexity_analysis
-from mmengine.registry import MODELS
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, init_default_scope
 
 from scalenet_mm import ConfigError
-from scalenet_mm.analysis import count_flops, register_flop_handlers
+from scalenet_mm.analysis import build_on_meta, count_flops, register_flop_handlers
 from scalenet_mm.analysis.flops import SDPA
+from scalenet_mm.analysis.shapes import ShapesOnly
+from scalenet_mm.engine import load_config
 from scalenet_mm.growth.grow import without_data
+
+ROOT = Path(__file__).resolve().parents[2]
 
 #: What mmengine calls the operators that both count; norms and pooling are its own additions.
 PRODUCTS = ('linear', 'matmul', 'conv', 'scaled_dot_product_attention')
@@ -157,3 +165,99 @@ def test_norms_explain_the_printed_swins(arch, printed):
     _, counts = by_mmengine(model, (3, 224, 224))
     assert round(sum(counts.values()) / 1e9, 1) == printed
     assert round(count_flops(model) / 1e9, 1) == round(printed - 0.1, 1)
+
+
+# --- whole detectors and segmentors -----------------------------------------------------------
+
+
+def sample_of(height, width):
+    from mmdet.structures import DetDataSample
+    size = (height, width)
+    return DetDataSample(metainfo=dict(
+        img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
+        scale_factor=(1., 1.)))
+
+
+def detector_by_mmengine(config, regions):
+    """A small detector's products, counted while it really runs, as mmdet's get_flops does."""
+    pytest.importorskip('mmdet')
+    cfg = load_config(str(ROOT / 'configs/quickstart' / config))
+    init_default_scope('mmdet')
+    if regions:
+        # so many come out of the RPN, and mmdet's tensor mode makes 100 masks at most
+        cfg.model.test_cfg.rpn.update(max_per_img=regions, nms=dict(type='nms', iou_threshold=1.))
+        cfg.model.test_cfg.rcnn.max_per_img = min(regions, 100)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).eval()
+    runs = model.forward
+    model.forward = functools.partial(runs, data_samples=[sample_of(64, 96)])
+    total, _ = by_mmengine(model, (3, 64, 96))
+    del model.forward
+    return model, total
+
+
+@pytest.mark.parametrize('config, regions', [
+    ('maskrcnn_scalenet_swin-nano_digits.py', 40), ('maskrcnn_swin-nano_digits.py', 120)])
+def test_a_two_stage_detector_as_mmengine_counts_it(config, regions):
+    model, total = detector_by_mmengine(config, regions)
+    assert count_flops(model, (3, 64, 96)) == total
+    assert model.roi_head.with_mask
+
+
+def test_masks_are_of_what_is_found(monkeypatch):
+    """The box head counts on what the RPN lets pass, the mask head on what comes out."""
+    pytest.importorskip('mmdet')
+    cfg = load_config(str(ROOT / 'configs/quickstart/maskrcnn_swin-nano_digits.py'))
+    counts = {}
+    for regions, found in ((50, 10), (60, 10), (50, 20)):
+        cfg.model.test_cfg.rpn.max_per_img = regions
+        cfg.model.test_cfg.rcnn.max_per_img = found
+        counts[regions, found] = count_flops(build_on_meta(cfg), (3, 64, 64))
+    # 64 channels of 7 x 7, two linear layers of 256, 11 classes and 40 box values
+    box = 64 * 49 * 256 + 256 * 256 + 256 * (11 + 40)
+    # two convolutions on 14 x 14, one that doubles it, and 10 masks of 28 x 28
+    mask = 14**2 * 2 * 9 * 64 * 64 + 14**2 * 4 * 64 * 64 + 28**2 * 64 * 10
+    assert counts[60, 10] - counts[50, 10] == 10 * box
+    assert counts[50, 20] - counts[50, 10] == 10 * mask
+
+
+@pytest.mark.parametrize('config, size, published', [
+    ('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', (800, 1280), 267),
+    ('mmdet::swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py', (800, 1280), 359),
+    ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (800, 1280), 239),
+    ('mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+     (512, 2048), 945),
+])
+def test_stock_detectors_and_segmentors_have_their_published_flops(config, size, published):
+    pytest.importorskip(config.split(':')[0])
+    ours = count_flops(build_on_meta(get_config(config)), (3, *size)) / 1e9
+    assert abs(ours - published) < 1
+
+
+def test_heads_that_read_sizes_from_tensors():
+    """Deformable attention runs without data; one more layer of the encoder costs its share."""
+    pytest.importorskip('mmdet')
+    cfg = get_config('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py')
+    cfg.model.num_queries = 50
+    cfg.model.decoder.num_layers = cfg.model.encoder.num_layers = 1
+    one = count_flops(build_on_meta(cfg), (3, 64, 96))
+    cfg.model.encoder.num_layers = 2
+    two = count_flops(build_on_meta(cfg), (3, 64, 96))
+    tokens = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2
+    # value, output, offsets (8 heads, 4 levels, 4 points, x and y), their weights; and the MLP
+    layer = 256 * (2 * 256 + 256 + 128) + 2 * 256 * 2048
+    assert two - one == tokens * layer
+
+
+def test_shapes_only():
+    with ShapesOnly(), torch.no_grad():
+        values = torch.empty(3, 5, device='meta')
+        assert values.nonzero().shape == (0, 2)
+        assert [x.shape for x in values.nonzero(as_tuple=True)] == [(0, ), (0, )]
+        sizes = torch._shape_as_tensor(values).to(values.device)
+        assert sizes.tolist() == [3, 5]  # a number that can be read
+        assert (values / sizes[1]).shape == (3, 5)
+        assert (values * torch.ones(5)).device.type == 'meta'
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            values.sum().item()
+    assert torch.tensor([0., 2.]).nonzero().tolist() == [[1]]

@@ -160,7 +160,7 @@ def test_a_wrong_number_of_classes(folder, count, monkeypatch):
     cfg.work_dir = 'w'
     for split in ('train', 'val'):
         cfg[f'{split}_dataloader'].update(num_workers=0, persistent_workers=False)
-    with pytest.raises(ConfigError, match=r'2 classes \(blue, green\), the model '
+    with pytest.raises(ConfigError, match=r'2 classes \(blue, green\), but '
                        f'model.head.num_classes={count}: set num_classes=2'):
         Runner.from_cfg(cfg).train()
 

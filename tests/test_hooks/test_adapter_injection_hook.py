@@ -55,6 +55,20 @@ class TestStockModel:
                    for n in trains)
         assert any(n.endswith('2_r1.ffn.layers.1.adapter_up') for n in moved)
 
+    def test_frozen_tensors_are_told_in_one_line(self, make_runner):
+        optim_wrapper = dict(
+            type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.05),
+            paramwise_cfg=dict(norm_decay_mult=0.))
+        runner = make_runner(classifier(optim_wrapper=optim_wrapper))
+        runner.train()
+        log = next(Path(runner.log_dir).glob('*.log')).read_text()
+        frozen = sum(not p.requires_grad for p in runner.model.parameters())
+        assert frozen and f'{frozen} frozen tensors are left out of the optimizer' in log
+        assert 'is skipped since' not in log
+        # other lines of the constructor stay
+        assert 'paramwise_options -- ' in log
+        assert not runner.logger.filters
+
     def test_optimizer_and_schedule_are_of_the_changed_model(self, make_runner):
         runner = make_runner(classifier())
         _, after = train(runner)

@@ -14,15 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / 'docs/learngene.md').read_text()
 
 
-def test_files_that_it_names_are_there():
-    names = set(re.findall(r'(?:configs|tools|benchmarks)/[\w./-]+\.py', DOCS))
-    assert len(names) > 8
-    assert not [name for name in names if not (ROOT / name).is_file()]
-    links = re.findall(r'\]\(([^)#:]+)\)', DOCS)
-    assert len(links) >= 2
-    assert not [link for link in links if not (ROOT / 'docs' / link).exists()]
-
-
 def test_error_of_a_stage_list():
     from scalenet_mm import ScaleNetViT
     quoted, = re.findall(r'```\n(growth\.times.*?)```', DOCS, re.S)

@@ -42,6 +42,11 @@ GOOD = {
 }
 
 
+# What takes the originals' places on the other stack.
+ONEDL = {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6', 'onedl-mmdetection': '3.5.1',
+         'onedl-mmpretrain': '1.3.6', 'onedl-mmsegmentation': '1.4.2', 'imaug': '0.4.3'}
+
+
 def change(packages=None, imports=None, **others):
     """The tested set with changes; a version of None is a package that is not installed."""
     found = copy.deepcopy(GOOD)
@@ -70,8 +75,23 @@ CASES = {
         (dict(packages={'mmcv': '2.2.0', 'mmdet': None}), 'error', 'mmcv-too-new',
          'MMCV_WITH_OPS=1'),
     'onedl-mmcv with mmdet':
-        (dict(packages={'mmcv': None, 'onedl-mmcv': '2.3.6', 'mmsegmentation': None}), 'error',
-         'mmcv-too-new', 'uninstall -y onedl-mmcv'),
+        (dict(packages={'mmcv': None, 'onedl-mmcv': '2.3.6', 'mmsegmentation': None},
+              imports={'mmdet.models': 'AssertionError: MMCV==2.3.6 is used but incompatible'}),
+         'error', 'mixed-stacks', 'uninstall -y onedl-mmcv && pip install "setuptools<81"'),
+    'onedl-mmengine with originals':
+        (dict(packages={'mmengine': None, 'onedl-mmengine': '0.10.12'}), 'error', 'mixed-stacks',
+         'uninstall -y onedl-mmengine && pip install mmengine==0.10.7'),
+    'an original among forks':
+        (dict(packages={**dict.fromkeys(env.FORKS), **ONEDL, 'onedl-mmpretrain': None,
+                        'mmpretrain': '1.2.0'}), 'error', 'mixed-stacks',
+         'uninstall -y mmpretrain && pip install onedl-mmpretrain==1.3.6'),
+    'onedl-mmdetection without imaug':
+        (dict(packages={**dict.fromkeys(env.FORKS), **ONEDL, 'imaug': None},
+              imports={'mmdet.models': "ModuleNotFoundError: No module named 'imgaug'"}), 'error',
+         'imaug-missing', 'pip install --no-deps imaug'),
+    'onedl without mmcv':
+        (dict(packages={**dict.fromkeys(env.FORKS), **ONEDL, 'onedl-mmcv': None}), 'error',
+         'mmcv-missing', '--no-binary onedl-mmcv onedl-mmcv==2.3.6'),
     'mmcv 2.4 with mmpretrain':
         (dict(packages={'mmcv': '2.4.0', 'mmdet': None, 'mmsegmentation': None}), 'error',
          'mmcv-too-new', 'mmcv==2.1.0'),
@@ -147,6 +167,11 @@ CASES = {
                   'error', 'mmengine-adafactor', '0.10.7'),
     'Adafactor, not yet': (dict(packages={'mmengine': '0.10.5'}), 'warning',
                            'mmengine-adafactor', '0.10.7'),
+    'transformers that mmpretrain does not know':
+        (dict(packages={'transformers': '4.57.6'}, imports=dict.fromkeys(
+            ('mmdet.models', 'mmpretrain.models', 'mmseg.models'),
+            'TypeError: NoneType takes no arguments')),
+         'error', 'mmpretrain-transformers', 'transformers<4.49'),
     'a fork beside its original': (dict(packages={'onedl-mmdetection': '3.5.1'}), 'error',
                                    'fork-beside-original', 'uninstall -y mmdet'),
     'pycocotools of numpy 1':
@@ -199,13 +224,13 @@ def test_one_toolbox_is_enough(toolbox):
 
 
 def test_onedl_stack_is_accepted():
-    packages = {name: None for name in env.FORKS}
-    packages.update({'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6',
-                     'onedl-mmdetection': '3.5.1', 'onedl-mmpretrain': '1.3.6',
-                     'onedl-mmsegmentation': '1.4.2', 'setuptools': '82.0.0'})
+    packages = {**dict.fromkeys(env.FORKS), **ONEDL, 'setuptools': '82.0.0'}
     found = change(packages=packages,
                    imports={'pkg_resources': 'ModuleNotFoundError: pkg_resources'})
     assert env.diagnose(found) == []
+    rows = {line.split()[0] for line in env.report(found, []).splitlines()
+            if line and not line.startswith('mmcv ops')}
+    assert rows >= set(ONEDL) and not rows & set(env.FORKS)  # nothing is called missing
 
 
 def test_errors_come_first_and_versions_alone_are_enough():

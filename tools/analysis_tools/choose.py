@@ -70,15 +70,21 @@ def compare(rows, folder, device, batch_size, rounds):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='tools/analysis_tools/choose.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/analysis_tools/choose.py --group swin-t --batch-size 8')
     parser.add_argument('--group', nargs='+', choices=list(GROUPS), default=list(GROUPS),
-                        help='the model that may grow. Default: all')
-    parser.add_argument('--batch-size', type=int, help='default: 64 on a GPU, 1 on the CPU')
-    parser.add_argument('--rounds', type=int, default=10, help='default: 10')
+                        metavar='GROUP',
+                        help=f'the model that may grow. Default: all, {" ".join(GROUPS)}')
+    parser.add_argument('--batch-size', type=int, metavar='N',
+                        help='images at once. Default: 64 on a GPU, 1 on the CPU')
+    parser.add_argument('--rounds', type=int, default=10, metavar='N',
+                        help='how often each model is timed. Default: 10')
     parser.add_argument('--device', choices=('cuda', 'cpu'),
-                        default='cuda' if torch.cuda.is_available() else 'cpu')
+                        default='cuda' if torch.cuda.is_available() else 'cpu',
+                        help='where. Default: a GPU if there is one; here %(default)s')
     parser.add_argument('--configs', type=Path, default=ROOT / 'configs', metavar='FOLDER',
-                        help='where the configs are. Default: this project\'s configs')
+                        help='where the configs are. Default: those of this project, %(default)s')
     args = parser.parse_args()
     batch_size = args.batch_size or (64 if args.device == 'cuda' else 1)
     MMLogger.get_instance('choose', log_level='WARNING')

@@ -18,8 +18,12 @@ from scalenet_mm.engine import load_config, run_cli  # noqa: E402
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG')
+    parser = argparse.ArgumentParser(
+        prog='tools/analysis_tools/count_parameters.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/analysis_tools/count_parameters.py '
+        'configs/maskrcnn_scalenet_swin-t_1x_coco.py --full')
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config files')
     parser.add_argument('--full', action='store_true', help='one table for each config')
     args = parser.parse_args()
     width = max(len(Path(path).stem) for path in args.configs) + 2

@@ -34,9 +34,11 @@ def parse_args(argv=None):
         help='the blocks, by their names in the figure (3, 3_r1; 2.3_r1 in the third stage); a '
         'model without one of them leaves it out. Default: --num-layers of each model')
     parser.add_argument(
-        '--num-layers', type=int, default=5,
+        '--num-layers', type=int, default=5, metavar='N',
         help='so many blocks in even steps, with the first and the last. Default: %(default)s')
-    parser.add_argument('--bins', type=int, default=200, help='Default: %(default)s')
+    parser.add_argument(
+        '--bins', type=int, default=200, metavar='N',
+        help='of each histogram. Default: %(default)s')
     parser.add_argument(
         '--range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
         help='the range of values. Default: as wide as 3 standard deviations of the widest layer; '

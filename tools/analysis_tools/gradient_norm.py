@@ -1,4 +1,4 @@
-"""Gradient norm of every distinct weight of a model, beside that of others (the paper's Figure 3).
+r"""Gradient norm of every distinct weight of a model, beside that of others (the paper's Figure 3).
 
 A weight that several blocks share is one weight: a doubled DeiT has 12 independent blocks. Frozen
 weights are measured as well.

@@ -85,16 +85,19 @@ def measure(name, folder):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='tools/analysis_tools/paper_tables.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/analysis_tools/paper_tables.py --table VI')
     parser.add_argument('--paper', choices=tuple(PAPERS), default='scalenet',
                         help='; '.join(f'{p.name}: {p.title}' for p in PAPERS.values())
                         + '. Default: scalenet')
     parser.add_argument('--table', nargs='+', type=str.upper, metavar='NUMBER',
                         help='; '.join(f'{p.name}: some of {", ".join(p.tables)}'
                                        for p in PAPERS.values()) + '. Default: all')
-    parser.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
+    parser.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text',
+                        help='of the table. Default: text')
     parser.add_argument('--configs', type=Path, default=ROOT / 'configs', metavar='FOLDER',
-                        help='where the configs are. Default: this project\'s configs')
+                        help='where the configs are. Default: those of this project, %(default)s')
     args = parser.parse_args()
     paper = PAPERS[args.paper]
     tables, left_out = choose_tables(args.table, paper.tables)

@@ -1,7 +1,5 @@
 """Draw accuracy and loss of several runs in one figure, as in the paper's Figure 6.
 
-    python tools/analysis_tools/plot_curves.py work_dirs/dp0.0 work_dirs/dp0.2 --out figure.png
-
 Beside figure.png it writes the numbers (figure.csv), and, if the runs differ in drop path, accuracy
 at the end against the rate (figure_final.png, figure_final.csv). The loss is that of validation if
 the evaluator has dict(type='ValidationLoss'), else that of training.
@@ -12,24 +10,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scalenet_mm import ScaleNetError  # noqa: E402
 from scalenet_mm.analysis import curves  # noqa: E402
+from scalenet_mm.engine import run_cli  # noqa: E402
 from scalenet_mm.errors import ConfigError  # noqa: E402
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='tools/analysis_tools/plot_curves.py', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/analysis_tools/plot_curves.py work_dirs/dp0.0 '
+        'work_dirs/dp0.2 --out figure.png')
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='folders of trainings')
-    parser.add_argument('--out', required=True, help='the figure: .png, .pdf or .svg')
     parser.add_argument(
-        '--labels', nargs='+', help='one for each folder (default: what differs in their configs)')
+        '--out', required=True, metavar='FILE', help='the figure: .png, .pdf or .svg')
     parser.add_argument(
-        '--keys', nargs='+',
-        help='what to draw, a panel each (default: accuracy/top1 and cross_entropy or loss)')
+        '--labels', nargs='+', metavar='LABEL',
+        help='one for each folder. Default: what differs in their configs')
+    parser.add_argument(
+        '--keys', nargs='+', metavar='KEY',
+        help='what to draw, a panel each. Default: accuracy, AP or mIoU, and cross_entropy or '
+        'loss')
     parser.add_argument(
         '--smooth', type=int, default=1, metavar='N',
-        help='average N neighbouring points of a training curve (default: %(default)s)')
+        help='average N neighbouring points of a training curve. Default: %(default)s')
     return parser.parse_args()
 
 
@@ -66,14 +70,8 @@ def plot(args):
 
 
 def main():
-    args = parse_args()
-    try:
-        print('written: ' + ', '.join(map(str, plot(args))))
-    except ScaleNetError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    print('written: ' + ', '.join(map(str, plot(parse_args()))))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_cli(main))

@@ -6,31 +6,40 @@ import sys
 from scalenet_mm.datasets import make_digit_scenes
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults are added to the help of each option; the example keeps its lines."""
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description='Make scenes of real handwritten digits for classification, detection and '
-        'segmentation. No download; some seconds. A set that is already there is left as it is.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        'segmentation.\nNo download; some seconds. A set that is already there is left as it is.',
+        prog='tools/dataset_converters/digit_scenes.py',
+        formatter_class=HelpFormatter,
+        epilog='example:\n  python tools/dataset_converters/digit_scenes.py \\\n'
+        '      --root data/small --tasks det --num-train 40',
         allow_abbrev=False)
-    parser.add_argument('--root', help='folder of the set')
+    parser.add_argument('--root', metavar='DIR', help='folder of the set')
     parser.add_argument(
         '--tasks', nargs='+', metavar='TASK', help='which of cls, det and seg to make')
-    parser.add_argument('--num-train', type=int, help='training scenes (det, seg)')
-    parser.add_argument('--num-val', type=int, help='validation scenes (det, seg)')
-    parser.add_argument('--image-size', type=int, help='side of a scene in pixels')
+    parser.add_argument('--num-train', type=int, metavar='N', help='training scenes (det, seg)')
+    parser.add_argument('--num-val', type=int, metavar='N', help='validation scenes (det, seg)')
+    parser.add_argument('--image-size', type=int, metavar='N', help='side of a scene in pixels')
     parser.add_argument(
         '--digits-per-scene', type=int, nargs=2, metavar=('MIN', 'MAX'),
         help='number of digits in a scene')
     parser.add_argument(
         '--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'),
         help="a digit's longer side in pixels")
-    parser.add_argument('--cls-num-train', type=int, help='training images (cls)')
-    parser.add_argument('--cls-num-val', type=int, help='validation images (cls)')
+    parser.add_argument('--cls-num-train', type=int, metavar='N', help='training images (cls)')
+    parser.add_argument('--cls-num-val', type=int, metavar='N', help='validation images (cls)')
     parser.add_argument(
-        '--cls-image-size', type=int, help='side of a classification image in pixels')
+        '--cls-image-size', type=int, metavar='N',
+        help='side of a classification image in pixels')
     parser.add_argument(
-        '--val-ratio', type=float, help='share of the scans that validation images are made of')
-    parser.add_argument('--seed', type=int, help='seed of everything random')
+        '--val-ratio', type=float, metavar='SHARE',
+        help='share of the scans that validation images are made of')
+    parser.add_argument('--seed', type=int, metavar='N', help='seed of everything random')
     parser.add_argument(
         '--overwrite', action='store_true',
         help='replace a set of digit scenes that is already there')

@@ -1,7 +1,5 @@
 """Write a classifier, or the backbone of any model, to an ONNX file.
 
-    python tools/deployment/export_onnx.py CONFIG CHECKPOINT OUT.onnx
-
 The input is 'image', normalised as the file's metadata says ('preprocessing'); the output 'logits'
 or, of a backbone, 'feat0', 'feat1', ... in the order of its out_indices. Weights that several
 blocks share stand in the file once. Where onnxruntime is installed, the outputs are compared with
@@ -25,7 +23,9 @@ from scalenet_mm.engine.options import merge_cfg_options  # noqa: E402
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         prog='tools/deployment/export_onnx.py', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/deployment/export_onnx.py \\\n'
+        '      configs/scalenet_deit-t_100e_imagenet.py epoch_100.pth deit.onnx --size dynamic')
     parser.add_argument('config', help='the config file')
     parser.add_argument(
         'checkpoint',
@@ -42,7 +42,7 @@ def parse_args(argv=None):
         'the backbone was made for')
     parser.add_argument(
         '--batch', default=DYNAMIC, metavar='N',
-        help='images at once; Default: %(default)s, any number')
+        help='images at once. Default: %(default)s, any number')
     parser.add_argument(
         '--opset', type=int, metavar='N', help="version of ONNX's operators. Default: torch's")
     check = parser.add_mutually_exclusive_group()

@@ -23,12 +23,16 @@ SHOWN = 4
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='tools/model_converters/convert_keys.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/model_converters/convert_keys.py epoch_100.pth timm.pth '
+        '--to timm --part ungrown')
     parser.add_argument('source', metavar='IN', help='the checkpoint, also a delta')
     parser.add_argument('out', metavar='OUT', help='*.pth or *.safetensors')
     parser.add_argument('--to', choices=TARGETS, required=True, help='whose names OUT has')
     parser.add_argument(
-        '--part', choices=('ungrown', ), help='leave out repeats, new blocks, adapters and gains')
+        '--part', choices=('ungrown', ), help='leave out repeats, new blocks, '
+        'adapters and gains. Default: everything is converted')
     parser.add_argument(
         '--backbone-only', action='store_true',
         help="leave out the head; OpenMMLab's names are then without 'backbone.'")

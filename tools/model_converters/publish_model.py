@@ -18,12 +18,15 @@ from scalenet_mm.engine import run_cli  # noqa: E402
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='tools/model_converters/publish_model.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/model_converters/publish_model.py '
+        'work_dirs/run/epoch_12.pth mine.pth')
     parser.add_argument('source', metavar='IN', help='the checkpoint')
     parser.add_argument('out', metavar='OUT', help='*.pth or *.safetensors')
     parser.add_argument(
         '--save-keys', nargs='+', metavar='KEY',
-        help=f'what to keep; {" ".join(PUBLISHED_KEYS)} unless given')
+        help=f'what to keep. Default: {" ".join(PUBLISHED_KEYS)}')
     parser.add_argument(
         '--no-ema', action='store_true',
         help='publish the weights that were trained and not their averages')

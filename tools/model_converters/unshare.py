@@ -46,14 +46,17 @@ ONLY_GROWN = ('AdapterInjectionHook', 'DeltaCheckpointHook')
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config')
+        prog='tools/model_converters/unshare.py', description=__doc__.replace('``', ''),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python tools/model_converters/unshare.py \\\n'
+        '      configs/scalenet_swin-t_100e_imagenet.py epoch_100.pth deeper.pth')
+    parser.add_argument('config', help='the config of the grown model')
     parser.add_argument('checkpoint', help='a file of the grown model, also a delta')
     parser.add_argument('out', metavar='OUT', help='*.pth or *.safetensors')
     parser.add_argument(
         '--size', type=int, nargs='+', metavar='N',
-        help='height and width, or both, of the image that both models are run on; that of the '
-        "backbone's pretraining unless given")
+        help='height and width, or both, of the image that both models are run on. Default: that '
+        "of the backbone's pretraining")
     parser.add_argument(
         '--empty-blocks', action='store_true',
         help='put blocks without effect between others where a stock Swin would shift its windows '
