@@ -20,7 +20,7 @@ export CUDA_VISIBLE_DEVICES :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart study learngene test bench docs metafiles package stacks test-onedl \
+.PHONY: help env quickstart study learngene test bench docs errors metafiles package stacks test-onedl \
 	check-env lint clean
 
 help: ## list the targets
@@ -54,6 +54,9 @@ bench: env $(VENV)/bench/.done ## speed and memory beside the peers, into docs (
 docs: env ## build the documents into docs/_build/html, warnings as errors
 	@$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
 
+errors: env ## list every error and warning of the package in docs/errors.md
+	@$(RUN) tools/dev/list_errors.py $(ARGS)
+
 metafiles: env ## compute parameters and FLOPs of every config, write model-index.yml and metafiles
 	@$(RUN) tools/dev/make_metafiles.py $(ARGS)
 
@@ -69,10 +72,11 @@ test-onedl: env ## the tests on the OneDL forks, in an environment of their own 
 check-env: env ## print the versions found and what does not work together
 	@$(RUN) tools/check_env.py $(ARGS)
 
-lint: env ## ruff, codespell and mypy, as in the tests
+lint: env ## ruff, codespell, mypy and a check of blanks, as in the tests
 	@$(RUN) tools/dev/lint.py $(ARGS)
 
 clean: ## remove the virtual environment and caches of the tools (not the wheel cache)
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis '$(VENV)-setup.log'
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis docs/_build \
+		scalenet_mm/.mim '$(VENV)-setup.log'
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
