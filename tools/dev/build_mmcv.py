@@ -59,8 +59,10 @@ assert mmcv.__version__ == sys.argv[1], mmcv.__version__
 
 def pinned(name: str, constraints: Path = ROOT / 'constraints.txt') -> str:
     """The version that the constraints file pins a distribution to."""
-    match = re.search(rf'^{re.escape(name)}==([^\s;#]+)', constraints.read_text(encoding='utf-8'),
-                      re.MULTILINE)
+    # names count as pip compares them: `sphinx-design` is `Sphinx_Design`
+    pattern = '[-_.]+'.join(map(re.escape, re.split(r'[-_.]+', name)))
+    match = re.search(rf'^{pattern}==([^\s;#]+)', constraints.read_text(encoding='utf-8'),
+                      re.MULTILINE | re.IGNORECASE)
     if match is None:
         raise SetupError(f'{constraints} has no line `{name}==...`.')
     return match.group(1)
@@ -79,42 +81,49 @@ def cache_root() -> Path:
     return Path(base).expanduser().absolute() / 'scalenet_mm' / 'wheels'
 
 
-def cache_key(mmcv: str, torch: str) -> str:
+def cache_key(mmcv: str, torch: str, name: str = 'mmcv') -> str:
     """Name of the folder of one wheel, such as `mmcv2.1.0-torch2.11.0-cp311-linux_x86_64`.
 
     Args:
         mmcv (str): Version of mmcv.
         torch (str): Version of torch, with its local part where it has one (`2.11.0+cpu`).
+        name (str): The distribution: mmcv, or onedl-mmcv, which has the same module. Defaults to
+            'mmcv'.
     """
     python = f'cp{sys.version_info.major}{sys.version_info.minor}'
     platform = re.sub(r'[-.]', '_', sysconfig.get_platform())
-    key = f'mmcv{mmcv}-torch{torch}-{python}-{platform}'
+    key = f'{name}{mmcv}-torch{torch}-{python}-{platform}'
     return f'{key}-cuda' if wants_cuda() else key
 
 
-def wheel_fault(wheel: Path, mmcv: str) -> Optional[str]:
+def stem(name: str) -> str:
+    """How the names of a distribution's files begin."""
+    return name.replace('-', '_')
+
+
+def wheel_fault(wheel: Path, mmcv: str, name: str = 'mmcv') -> Optional[str]:
     """Say what is wrong with a wheel file, or None."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             bad = archive.testzip()
-            names = archive.namelist()
+            files = archive.namelist()
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         return f'it cannot be read ({error})'
     except Exception as error:  # zlib reports damaged data in its own ways
         return f'it is damaged ({error})'
     if bad is not None:
         return f'{bad} in it is damaged'
-    if not any(re.fullmatch(r'mmcv/_ext\..*\.(so|pyd)', name) for name in names):
+    if not any(re.fullmatch(r'mmcv/_ext\..*\.(so|pyd)', file) for file in files):
         return 'it was built without ops'
-    if f'mmcv-{mmcv}.dist-info/METADATA' not in names:
-        return f'it is not mmcv {mmcv}'
+    if f'{stem(name)}-{mmcv}.dist-info/METADATA' not in files:
+        return f'it is not {name} {mmcv}'
     return None
 
 
-def cached_wheel(folder: Path, mmcv: str) -> Optional[Path]:
+def cached_wheel(folder: Path, mmcv: str, name: str = 'mmcv') -> Optional[Path]:
     """The sound wheel in a cache folder; unsound ones are removed, with a line that says so."""
-    for wheel in sorted(folder.glob('mmcv-*.whl')):
-        fault = wheel_fault(wheel, mmcv)
+    for wheel in sorted(folder.glob(f'{stem(name)}-*.whl')):
+        fault = wheel_fault(wheel, mmcv, name)
         if fault is None:
             return wheel
         say(f'removing the cached wheel {wheel}: {fault}')
@@ -200,7 +209,7 @@ def max_jobs() -> int:
 
 def compiled(folder: Path) -> str:
     """How far a build has come: `41 of 77 files`, or nothing while it is not known."""
-    for plan in folder.glob('pip-wheel-*/mmcv*/build/temp*/build.ninja'):
+    for plan in folder.rglob('build/temp*/build.ninja'):
         try:
             total = len(re.findall(r'^build .*\.o:', plan.read_text(errors='replace'),
                                    re.MULTILINE))
@@ -211,29 +220,30 @@ def compiled(folder: Path) -> str:
     return ''
 
 
-def build_command(mmcv: str, out: Path) -> list[str]:
+def build_command(mmcv: str, out: Path, name: str = 'mmcv') -> list[str]:
     own = os.environ.get('SCALENET_MMCV_BUILD_COMMAND')
     if own:
         return [*shlex.split(own), str(out)]
     # pip's own cache may hold an mmcv without ops, or one built against another torch.
     return [sys.executable, '-m', 'pip', 'wheel', '--no-build-isolation', '--no-deps',
-            '--no-cache-dir', '--no-binary', 'mmcv', f'mmcv=={mmcv}', '-w', str(out)]
+            '--no-cache-dir', '--no-binary', name, f'{name}=={mmcv}', '-w', str(out)]
 
 
-def build(mmcv: str, folder: Path, interval: float = 30.0) -> Path:
+def build(mmcv: str, folder: Path, interval: float = 30.0, name: str = 'mmcv') -> Path:
     """Build the wheel in a folder beside its place and move it there when it is whole.
 
     Args:
         mmcv (str): Version of mmcv.
         folder (Path): The wheel's place in the cache.
         interval (float): Seconds between two progress lines. Defaults to 30.
+        name (str): The distribution. Defaults to 'mmcv'.
 
     Returns:
         Path: The wheel.
     """
     check_compiler()
     jobs = max_jobs()
-    say(f'building mmcv {mmcv} with its ops: 7-13 minutes on 2 cores, once '
+    say(f'building {name} {mmcv} with its ops: 7-13 minutes on 2 cores, once '
         f'({jobs} compiler{"s" if jobs > 1 else ""} at a time)')
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f'{folder.name}.build-', dir=folder.parent))
@@ -251,12 +261,13 @@ def build(mmcv: str, folder: Path, interval: float = 30.0) -> Path:
         else:
             # mmcv's setup compiles CUDA sources as soon as it sees a GPU.
             environ.update(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
-        run_logged(build_command(mmcv, work / 'wheel'), log, f'building mmcv {mmcv}', env=environ,
-                   cwd=work, interval=interval, detail=lambda: compiled(work / 'tmp'))
-        wheels = list((work / 'wheel').glob('mmcv-*.whl'))
+        run_logged(build_command(mmcv, work / 'wheel', name), log, f'building {name} {mmcv}',
+                   env=environ, cwd=work, interval=interval,
+                   detail=lambda: compiled(work / 'tmp'))
+        wheels = list((work / 'wheel').glob(f'{stem(name)}-*.whl'))
         if len(wheels) != 1:
-            raise SetupError(f'the build of mmcv {mmcv} left no wheel; see {log}.')
-        fault = wheel_fault(wheels[0], mmcv)
+            raise SetupError(f'the build of {name} {mmcv} left no wheel; see {log}.')
+        fault = wheel_fault(wheels[0], mmcv, name)
         if fault is not None:
             raise SetupError(f'the wheel just built is of no use: {fault}; see {log}.')
         folder.mkdir(exist_ok=True)
@@ -268,18 +279,20 @@ def build(mmcv: str, folder: Path, interval: float = 30.0) -> Path:
     return place
 
 
-def obtain_wheel(mmcv: str, torch: str, interval: float = 30.0) -> tuple[Path, bool]:
+def obtain_wheel(mmcv: str, torch: str, interval: float = 30.0,
+                 name: str = 'mmcv') -> tuple[Path, bool]:
     """Find the wheel in the cache, or build it.
 
     Args:
         mmcv (str): Version of mmcv.
         torch (str): Version of torch it is built against.
         interval (float): Seconds between two progress lines. Defaults to 30.
+        name (str): The distribution. Defaults to 'mmcv'.
 
     Returns:
         tuple[Path, bool]: The wheel, and whether it came from the cache.
     """
-    key = cache_key(mmcv, torch)
+    key = cache_key(mmcv, torch, name)
     folder = cache_root() / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -294,11 +307,11 @@ def obtain_wheel(mmcv: str, torch: str, interval: float = 30.0) -> tuple[Path, b
             for stale in folder.parent.glob(f'{key}.build-*'):
                 say(f'removing {stale}, left by an interrupted build')
                 shutil.rmtree(stale, ignore_errors=True)
-        wheel = cached_wheel(folder, mmcv)
+        wheel = cached_wheel(folder, mmcv, name)
         if wheel is not None:
-            say(f'mmcv {mmcv}: using the cached wheel {wheel}')
+            say(f'{name} {mmcv}: using the cached wheel {wheel}')
             return wheel, True
-        return build(mmcv, folder, interval), False
+        return build(mmcv, folder, interval, name), False
 
 
 def verify(mmcv: str) -> Optional[str]:
