@@ -324,7 +324,8 @@ def main():
         make_digit_scenes(root=args.data_root, tasks=('det', ), num_train=train, num_val=val)
         (study if args.study else quickstart)(args)
     except (FileExistsError, ScaleNetError) as error:
-        sys.exit(f'error: {error}')
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)  # as all tools do
 
 
 if __name__ == '__main__':

@@ -81,7 +81,7 @@ def test_bit_identical_in_another_process(small_set, tmp_path):
     assert 'nothing to do' in out
 
     bad = subprocess.run([*command, '--seed', '1'], env=env, capture_output=True, text=True)
-    assert bad.returncode == 1
+    assert bad.returncode == 2
     assert bad.stderr.startswith('error: ') and '--overwrite' in bad.stderr
     assert 'Traceback' not in bad.stderr
 

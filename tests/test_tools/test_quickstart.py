@@ -56,5 +56,5 @@ def test_other_scenes_in_the_folder_are_an_error(output):
         [sys.executable, str(ROOT / 'tools' / 'quickstart.py'), '--work-dir', str(folder / 'work'),
          '--data-root', str(folder / 'scenes'), '--scenes', '25', '8'],
         capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith('error: ') and '[24, 8] there' in done.stderr

@@ -54,7 +54,8 @@ def main(argv=None):
     try:
         result = make_digit_scenes(**vars(args))
     except (ValueError, OSError, ImportError, RuntimeError) as e:
-        sys.exit(f'error: {e}')
+        print(f'error: {e}', file=sys.stderr)
+        sys.exit(2)  # as all tools do
     if not result['generated']:
         print(f"{result['root']} holds this set already; nothing to do.")
     for task, splits in result['num_images'].items():

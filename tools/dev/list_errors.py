@@ -33,7 +33,7 @@ Every message of the package and its tools, as the code has it. `<...>` stands f
 fills in. What people meet most often, with cause and mend, is in
 [troubleshooting](troubleshooting.md). `ConfigError`, `CheckpointError`, `DataError`, `GrowthError`
 and `ExportError` are `ScaleNetError`s; the command-line tools print them as `error: ...`, without a
-traceback, and end with 1.
+traceback, and end with status 2.
 """
 
 
