@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT))
 from scalenet_mm.version import __version__  # noqa: E402
 
 project = 'ScaleNet for OpenMMLab'
-author = 'The scalenet_mm authors'
+author = 'scalenet_mm contributors'
 project_copyright = author
 version = release = __version__
 

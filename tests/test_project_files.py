@@ -93,7 +93,7 @@ def test_changelog():
     assert text.startswith('# Changelog\n')
     sections = re.findall(r'^## (.*)$', text, re.MULTILINE)
     released = [re.fullmatch(r'\[(\d+\.\d+\.\d+)\] - (\d{4}-\d{2}-\d{2})', name)
-                for name in sections if name != '[Unreleased]']
+                for name in sections if name != 'Unreleased']
     assert sections and all(released)
     numbers = [tuple(map(int, match[1].split('.'))) for match in released]
     assert numbers == sorted(numbers, reverse=True)
