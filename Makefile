@@ -29,7 +29,7 @@ help: ## list the targets
 env: ## make the virtual environment (once 10-20 minutes, then nothing)
 	@tools/dev/make_env.sh
 
-quickstart: env ## train a detector, grow it, train the increments, print AP (CPU, 15 minutes)
+quickstart: env ## train a detector, grow it, train the increments, print AP (10 minutes on 2 cores)
 	@$(RUN) tools/quickstart.py $(ARGS)
 
 study: env ## quickstart with three seeds against a control (hours)

@@ -18,6 +18,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 MIM = Path('scalenet_mm', '.mim')
 CARRIED = ('configs', 'tools', 'model-index.yml')
+# Configs of a user's own, by the documents' way of naming them, are nobody else's.
+PRIVATE = 'my_'
 # `tools/dev` makes the clone's environment, documents and tables: of no use without the clone.
 LEFT_OUT = ('tools/dev',)
 
@@ -47,7 +49,7 @@ def read_readme() -> str:
 def carried_files() -> list:
     """Paths of all files that go into `.mim`, relative to the root.
 
-    Hidden files and compiled ones are no part of the package.
+    Hidden files, compiled ones and a user's own configs are no part of the package.
 
     Raises:
         RuntimeError: If one of the entries is missing: the package would be installed without it.
@@ -60,7 +62,8 @@ def carried_files() -> list:
         files = sorted(path.rglob('*')) if path.is_dir() else [path]
         for file in files:
             relative = file.relative_to(ROOT)
-            hidden = any(part.startswith('.') or part == '__pycache__' for part in relative.parts)
+            hidden = any(part.startswith(('.', PRIVATE)) or part == '__pycache__'
+                         for part in relative.parts)
             left_out = any(relative.as_posix().startswith(f'{start}/') for start in LEFT_OUT)
             if file.is_file() and file.suffix != '.pyc' and not hidden and not left_out:
                 found.append(relative)

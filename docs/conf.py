@@ -21,7 +21,7 @@ extensions = [
     'sphinx.ext.napoleon',
     'sphinx_copybutton',
 ]
-exclude_patterns = ['_build', 'jupyter_execute', '**.ipynb_checkpoints']
+exclude_patterns = ['_build', 'jupyter_execute', 'executed.ipynb', '**.ipynb_checkpoints']
 html_theme = 'furo'
 html_title = f'scalenet_mm {release}'
 html_show_sphinx = False

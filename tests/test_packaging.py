@@ -43,7 +43,8 @@ def tree(tmp_path_factory):
         {'checkpoints'} if Path(folder).name == 'scalenet_mm' else set()))
     for junk in ('configs/__pycache__/a.cpython-311.pyc', 'tools/__pycache__/a.py',
                  'configs/.ipynb_checkpoints/a.py', 'scalenet_mm/__pycache__/a.cpython-311.pyc',
-                 'configs/quickstart/.a.py.swp'):
+                 'configs/quickstart/.a.py.swp', 'configs/my_task.py',
+                 'configs/quickstart/my_task.py'):
         (root / junk).parent.mkdir(parents=True, exist_ok=True)
         (root / junk).write_text('x = 1\n')
     return root
@@ -72,7 +73,7 @@ def sources(root, folder, *suffixes):
     """set[str]: Files of the project below a folder of a clone, relative to the clone."""
     files = (path.relative_to(root) for path in (root / folder).rglob('*'))
     return {path.as_posix() for path in files if path.suffix in suffixes and not any(
-        part.startswith('.') or part == '__pycache__' for part in path.parts)}
+        part.startswith(('.', 'my_')) or part == '__pycache__' for part in path.parts)}
 
 
 def test_wheel(tree, built):

@@ -24,6 +24,8 @@ from ..errors import ConfigError
 # Raise it whenever a change alters a single pixel or a single annotation: a set made by another
 # version is then recognised as such and never mixed with new files.
 GENERATOR_VERSION = 1
+# The same for what concerns the images for classification alone.
+CLS_VERSION = 2
 
 CLASSES = tuple('0123456789')
 TASKS = ('cls', 'det', 'seg')
@@ -42,7 +44,9 @@ MAX_FILL = 0.4
 INK_LEVEL = 0.5
 SHARPEN = 1.0
 # Range of a digit's longer side relative to the image, for classification.
-CLS_DIGIT_RATIO = (0.5, 0.85)
+CLS_DIGIT_RATIO = (0.75, 0.9)
+# A ground is darkened by this factor where all digits are to be lighter than it.
+DARK_GROUND = 0.3
 # A leftover of a killed run is removed once it is older than this many seconds.
 STALE_AFTER = 3600
 
@@ -218,8 +222,8 @@ def _luminance(colours: np.ndarray) -> np.ndarray:
 
 
 def _pick_colour(rng: np.random.Generator, surroundings: np.ndarray,
-                 neighbours: Sequence[np.ndarray]) -> np.ndarray:
-    """Pick a colour that stands out from the surroundings and from the digits it touches."""
+                 neighbours: Sequence[np.ndarray], light: bool) -> np.ndarray:
+    """Pick a colour, if asked a light one, that stands out from what is around and touched."""
     around = _luminance(surroundings.reshape(-1, 3)).mean()
     hsv = np.stack([rng.uniform(0, 180, 32), rng.uniform(20, 255, 32),
                     rng.uniform(20, 255, 32)], axis=-1)
@@ -231,7 +235,7 @@ def _pick_colour(rng: np.random.Generator, surroundings: np.ndarray,
     for neighbour in neighbours:
         score = np.minimum(score, np.linalg.norm(colours - neighbour, axis=1) / 90)
     # Most saturated colours are dark; the coin keeps light digits as frequent as dark ones.
-    preferred = lift > 0 if rng.random() < 0.5 else lift < 0
+    preferred = lift > 0 if light or rng.random() < 0.5 else lift < 0
     for good in (preferred & (score >= 1), score >= 1):
         if good.any():
             return colours[good.argmax()]
@@ -268,8 +272,8 @@ def _place(rng: np.random.Generator, scans: np.ndarray, sources: Sequence[int], 
 
 
 def render_scene(rng: np.random.Generator, scans: np.ndarray, labels: np.ndarray,
-                 sources: Sequence[int], image_size: int,
-                 digit_size: Tuple[int, int]) -> Tuple[np.ndarray, List[Digit]]:
+                 sources: Sequence[int], image_size: int, digit_size: Tuple[int, int],
+                 light_on_dark: bool = False) -> Tuple[np.ndarray, List[Digit]]:
     """Draw one scene.
 
     Args:
@@ -279,6 +283,8 @@ def render_scene(rng: np.random.Generator, scans: np.ndarray, labels: np.ndarray
         sources (Sequence[int]): Scans to show, from back to front.
         image_size (int): Side of the square image.
         digit_size (tuple[int, int]): Range of a digit's longer side in pixels.
+        light_on_dark (bool): Whether every digit is lighter than the ground, which is dark.
+            Otherwise about half of them are darker than what is around. Defaults to False.
 
     Returns:
         tuple[np.ndarray, list[Digit]]: The image (uint8, BGR) and its digits, from back to front.
@@ -300,6 +306,8 @@ def render_scene(rng: np.random.Generator, scans: np.ndarray, labels: np.ndarray
             'Raise image_size, or lower digits_per_scene or digit_size.')
 
     image = _draw_background(rng, image_size)
+    if light_on_dark:
+        image *= DARK_GROUND
     digits: list = []
     colours: list = []
     for source, (alpha, top, left) in zip(sources, glyphs):
@@ -309,7 +317,7 @@ def render_scene(rng: np.random.Generator, scans: np.ndarray, labels: np.ndarray
         box = image[max(top - 2, 0):top + height + 2, max(left - 2, 0):left + width + 2]
         near = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
         touched = [c for c, d in zip(colours, digits) if (near & d.mask).any()]
-        colour = _pick_colour(rng, box, touched)
+        colour = _pick_colour(rng, box, touched, light_on_dark)
         patch = image[top:top + height, left:left + width]
         patch += alpha[..., None] * (colour - patch)
         for digit in digits:
@@ -377,9 +385,11 @@ def _write_cls(root: str, seed: int, num: Dict[str, int], params: dict, scans: n
             # A class without images keeps its folder: mmpretrain counts folders to find classes.
             os.makedirs(osp.join(root, 'cls', split, label), exist_ok=True)
         for i, sources in enumerate(_plan(rng, labels, pools[split], [1] * num[split])):
+            # Light on dark and large: on scenes like those of the other tasks a small transformer
+            # that starts from nothing stays at chance for many epochs.
             image, digits = render_scene(
                 _generator(seed, _CLS_STREAM, s, _IMAGE_ROLE, i), scans, labels, sources,
-                params['image_size'], params['digit_size'])
+                params['image_size'], params['digit_size'], light_on_dark=True)
             name = f'{digits[0].label}/{i:06d}.png'
             _write_png(osp.join(root, 'cls', split, name), image)
             images[split][name] = sources
@@ -487,10 +497,12 @@ def _check_scene_params(image_size: int, digits_per_scene: Sequence[int],
 
 
 def _check_cls_params(image_size: int) -> dict:
-    least = int(np.ceil(SCAN_SIZE / CLS_DIGIT_RATIO[0])) + BORDER
+    # The smallest digit, with BORDER beside it, must fit.
+    least = int(np.ceil(BORDER / (1 - CLS_DIGIT_RATIO[0])))
     image_size = _check_int('cls_image_size', image_size, least)
     low, high = (int(ratio * image_size) for ratio in CLS_DIGIT_RATIO)
-    return dict(image_size=image_size, digit_size=[low, min(high, image_size - BORDER)])
+    return dict(version=CLS_VERSION, image_size=image_size,
+                digit_size=[low, min(high, image_size - BORDER)])
 
 
 # The set on disk
@@ -609,8 +621,9 @@ def make_digit_scenes(root: str = 'data/digit_scenes',
     """Make a data set of scenes of handwritten digits, or find it made.
 
     Each scene shows several digits of different size and colour, overlapping a little (each keeps
-    at least 70 % of its pixels visible), on a cluttered background. No scan is used in both
-    splits, and classes are balanced. The files depend on the arguments alone; detection and
+    at least 70 % of its pixels visible), on a cluttered background. An image for classification
+    shows one digit, large and lighter than its background. No scan is used in both splits, and
+    classes are balanced. The files depend on the arguments alone; detection and
     segmentation get the same scenes. ::
 
         digit_scenes/

@@ -66,7 +66,9 @@ def iter_metrics(evaluator: Any, key: str) -> Iterator[Tuple[str, dict]]:
 
 
 def _show_mmpretrain(cfg: Config, hook: ConfigDict, args) -> None:
+    from . import classifier_pictures  # noqa: F401  registers the hook; needs mmpretrain
     hook.update(
+        type='ClassifierPicturesHook',
         enable=True,
         show=args.show,
         wait_time=args.wait_time,

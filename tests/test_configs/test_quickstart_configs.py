@@ -51,3 +51,22 @@ def test_trains_and_tests(name, scenes, tmp_path):
     runner.train()
     assert list(growth_of(runner.model.backbone))
     assert metric in runner.test()
+
+
+def test_the_classifier_learns(tmp_path):
+    """A short run leaves chance (10 %, with a deviation of 2 %) far behind."""
+    root = tmp_path / 'digits'
+    make_digit_scenes(root=str(root), tasks='cls', cls_num_train=1000, cls_num_val=200)
+    cfg = Config.fromfile(QUICKSTART / 'scalenet_vit-nano_digits.py')
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = f'{root}/cls'
+    cfg.merge_from_dict(dict(
+        work_dir=str(tmp_path), experiment_name=tmp_path.name, randomness=dict(seed=0),
+        train_cfg=dict(max_epochs=20, val_interval=20)))
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=80)]
+    cfg.default_hooks.checkpoint = None
+    runner = Runner.from_cfg(cfg)
+    assert runner.train() is not None
+    assert runner.message_hub.get_scalar('val/accuracy/top1').current() > 25

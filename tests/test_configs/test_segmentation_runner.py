@@ -201,6 +201,7 @@ def test_augmented_test_and_pictures(name, ade20k, tmp_path):
         if any(layer in parameter for layer in last):
             torch.nn.init.normal_(p, std=3. if parameter.endswith('weight') else 0.)
     torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'model.pth')
+    cfg.train_dataloader.dataset.data_root = 'not_there'  # a test needs no training data
     cfg.dump(tmp_path / 'config.py')
     scores = run_test([str(tmp_path / 'config.py'), str(tmp_path / 'model.pth'), '--tta',
                        '--show-dir', str(tmp_path / 'pictures'), '--out', str(tmp_path / 'maps')])

@@ -172,6 +172,26 @@ def test_digits_stand_out_from_what_is_around_them():
     assert min(contrasts) > 25 and np.median(contrasts) > 50
 
 
+def test_light_digits_on_a_dark_ground():
+    scans, labels = load_scans()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        image, (digit, ) = render_scene(rng, scans, labels, [seed], 64, (48, 57), True)
+        ring = cv2.dilate(digit.mask.astype(np.uint8), np.ones((5, 5))) == 0
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(float)
+        assert grey[ring].mean() < 75
+        assert grey[digit.mask].mean() > grey[ring].mean() + 50
+
+
+def test_images_for_classification_are_light_on_dark(small_set):
+    for split in SPLITS:
+        for name in read_json(small_set, 'manifest.json')['tasks']['cls']['images'][split]:
+            grey = cv2.imread(osp.join(small_set, 'cls', split, name), cv2.IMREAD_GRAYSCALE)
+            corners = grey[[[0], [-1]], [0, -1]].astype(float)
+            assert grey.shape == (64, 64) and np.median(corners) < 85
+            assert np.percentile(grey, 92) > np.median(corners) + 40
+
+
 def test_manifest_records_what_images_show(small_set):
     labels = load_scans()[1]
     manifest = read_json(small_set, 'manifest.json')
@@ -381,6 +401,16 @@ def test_set_of_another_generator_version_is_refused(tmp_path, monkeypatch):
         make_digit_scenes(root, tasks='det', **SMALL)
 
 
+def test_older_images_for_classification_leave_the_other_tasks_valid(tmp_path, monkeypatch):
+    root = str(tmp_path / 'set')
+    with monkeypatch.context() as older:
+        older.setattr(digit_scenes, 'CLS_VERSION', digit_scenes.CLS_VERSION - 1)
+        make_digit_scenes(root, tasks=('cls', 'det'), **SMALL)
+    assert make_digit_scenes(root, tasks='det', **SMALL)['generated'] == []
+    with pytest.raises(FileExistsError, match='cls version: 1 there, 2 asked for'):
+        make_digit_scenes(root, **SMALL)
+
+
 def test_missing_file_is_noticed_and_mended(tmp_path):
     root = str(tmp_path / 'set')
     make_digit_scenes(root, tasks='seg', **SMALL)
@@ -523,7 +553,7 @@ def test_another_process_is_faster(tmp_path, monkeypatch, same):
     (dict(image_size=60), 'image_size=60 holds digits of 54 at most. Raise image_size to 78 or'),
     (dict(image_size='big'), "image_size must be an integer of at least 16, got 'big'"),
     (dict(digits_per_scene=(2, 40)), 'too many for image_size=128. Raise image_size to 200, or'),
-    (dict(cls_image_size=10), 'cls_image_size must be an integer of at least 22, got 10'),
+    (dict(cls_image_size=10), 'cls_image_size must be an integer of at least 24, got 10'),
     (dict(root=''), "root must be the path of a folder, got ''"),
 ])
 def test_bad_arguments_are_named(tmp_path, options, said):
@@ -539,7 +569,7 @@ def test_advised_sizes_are_accepted(tmp_path):
         digits_per_scene=(40, 40))
     make_digit_scenes(str(tmp_path / 'b'), tasks='det', num_train=4, num_val=4, image_size=78)
     make_digit_scenes(
-        str(tmp_path / 'c'), tasks='cls', cls_num_train=4, cls_num_val=4, cls_image_size=22)
+        str(tmp_path / 'c'), tasks='cls', cls_num_train=4, cls_num_val=4, cls_image_size=24)
 
 
 def test_impossible_arrangement_is_an_error(monkeypatch):

@@ -1,5 +1,6 @@
 """From command lines to configs."""
 import os
+import sys
 
 import pytest
 import torch
@@ -254,7 +255,8 @@ class TestShow:
     def test_mmpretrain(self, make_cfg):
         cfg = test_cfg(make_cfg('mmpretrain'), '--show-dir', 'd')
         assert cfg.default_hooks.visualization == dict(
-            type='VisualizationHook', enable=True, show=False, wait_time=2, out_dir='d', interval=1)
+            type='ClassifierPicturesHook', enable=True, show=False, wait_time=2, out_dir='d',
+            interval=1)
         assert cfg.visualizer.type == 'UniversalVisualizer'
 
     def test_mmdet(self, make_cfg):
@@ -408,6 +410,22 @@ class TestLoadConfig:
         path = tmp_path / 'a.pth'
         path.write_text('')
         with pytest.raises(ConfigError, match='no .py, .json'):
+            load_config(str(path))
+
+    @pytest.mark.parametrize('text, reason', [
+        ('from mmengine.model import NoSuchModel',
+         r"cannot be imported: Failed to import \w+: cannot import name 'NoSuchModel' from"),
+        ('import no_such_package', r"Failed to import \w+: No module named 'no_such_package'"),
+        ('import mmdet', 'builds on mmdet, which is not installed: pip install'),
+    ])
+    def test_why_a_custom_module_fails(self, text, reason, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'mmdet', None)
+        monkeypatch.syspath_prepend(tmp_path)
+        module = tmp_path.name
+        (tmp_path / f'{module}.py').write_text(text)
+        path = tmp_path / 'a.py'
+        path.write_text(f"custom_imports = dict(imports=['{module}'])")
+        with pytest.raises(ConfigError, match=reason):
             load_config(str(path))
 
     def test_missing_import(self, tmp_path):

@@ -111,7 +111,7 @@ def test_histograms_before_and_after(use, pretrained, tmp_path):
     for of_model in numbers['models']:
         for layer in of_model['layers']:
             assert sum(layer['bins']) + layer['below'] + layer['above'] == layer['count']
-            assert layer['count'] == 8 * 65 * 64 and len(layer['edges']) == 21
+            assert layer['count'] == 8 * 17 * 64 and len(layer['edges']) == 21
     original, before, after = ([layer['bins'] for layer in m['layers']] for m in numbers['models'])
     assert before[:2] == original and before[2] == original[1]  # an identity start
     assert after != before

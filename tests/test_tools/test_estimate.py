@@ -197,7 +197,7 @@ def test_command_line(capsys):
                   '--cfg-options', 'train_cfg.max_epochs=3'])
     out = capsys.readouterr().out
     assert '150 steps (3 epochs, 1 x 2 at a time of 100 samples, as given)' in out
-    assert '301,258' in out
+    assert '335,050' in out
 
 
 def test_errors_are_one_line():

@@ -36,8 +36,9 @@ def main(argv=None):
     selected = select(checkpoint, args.source, args.save_keys, averaged=not args.no_ema)
     path = publish(selected, args.out, args.force)
     dropped = [key for key in checkpoint if key not in selected]
+    left_out = ', '.join(map(str, dropped)) or 'nothing'
     print(f'{path}: {Path(path).stat().st_size:,} bytes; kept {", ".join(selected)}'
-          + (f'; left out {", ".join(map(str, dropped))}' if 'state_dict' in checkpoint else ''))
+          + (f'; left out {left_out}' if 'state_dict' in checkpoint else ''))
     if 'ema_state_dict' in checkpoint:
         what = 'trained weights (--no-ema)' if args.no_ema else 'averaged weights (EMA)'
         print(f'its state_dict holds the {what}')

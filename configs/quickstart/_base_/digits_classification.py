@@ -13,7 +13,7 @@ data_preprocessor = dict(num_classes=10)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size),
-    dict(type='RandomCrop', crop_size=image_size, padding=4, padding_mode='reflect'),
+    dict(type='RandomCrop', crop_size=image_size, padding=4),  # pads black: the ground is dark
     dict(type='PackInputs')
 ]
 test_pipeline = [
