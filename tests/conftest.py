@@ -12,6 +12,12 @@ if not hasattr(mmengine_config, 'FormatCode'):
     yapf_api.FormatCode = lambda *args, **kwargs: mmengine_config.FormatCode(*args, **kwargs)
 
 
+def pytest_configure(config):
+    """Name the marks."""
+    config.addinivalue_line('markers', 'needs_toolbox(name): cannot run without that toolbox, and '
+                            'its failure would not say so (see tools/dev/stack_plugin.py)')
+
+
 def _refuse_missing_packages(report):
     """A test that skips itself for want of a package has failed: here all of them are installed.
 

@@ -101,6 +101,11 @@ class SafeCheckpointHook(CheckpointHook):
                 self._remove_superseded(runner)
         self.file_backend = _RemovesLater(self.file_backend)
 
+        # OneDL's loop starts its data workers with the first batch: in a resumed training they
+        # would get other seeds than in the one that was stopped.
+        iterator: Any = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if hasattr(iterator, '_ensure_iterator'):
+            iterator._ensure_iterator()
         self._trains = True
         resumed, self._resumed = self._resumed, None
         if resumed is not None:
@@ -161,8 +166,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _set_random_state(loop, state):
         set_random_state(state)
         inner = getattr(loop, 'dataloader_iterator', None)
-        if inner is None or loop.iter == 0:
-            return
+        if inner is None or loop.iter == 0 or getattr(loop, 'fast_forward_on_resume', False):
+            return  # an option of OneDL's: nothing is skipped
 
         def go_on():
             loop.dataloader_iterator = inner

@@ -77,3 +77,15 @@ class AdvancedIterator:
         if self._left == 0:
             self._then()
         return batch
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Fetch and throw away batches, as OneDL's loop asks for it.
+
+        Its own iterator goes on in the sampler alone. That is faster, but leaves the random numbers
+        of worker processes, and what transforms keep, where they were at the start.
+
+        Args:
+            num_iters (int): How many.
+        """
+        for _ in range(num_iters):
+            next(self)

@@ -74,6 +74,7 @@ def test_a_loop_that_counts_iterations(config, capfd):
     assert status == 2 and 'Traceback' not in text and 'data/train/a/1.png' in errors(text)[0]
 
 
+@pytest.mark.needs_toolbox('mmpretrain')
 @pytest.mark.parametrize('workers', (0, 2))
 def test_train_and_test(config, capfd, workers):
     options = ['--cfg-options', *(f'{split}_dataloader.num_workers={workers}'

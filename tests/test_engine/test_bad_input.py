@@ -199,6 +199,7 @@ class TestClasses:
         assert 'train_dataloader.dataset has 3 classes (a, b, c)' in text
         assert '--cfg-options model.head.num_classes=3,' in text
 
+    @pytest.mark.needs_toolbox('mmpretrain')
     def test_fixed_as_the_message_says(self, images):
         top = {'data_preprocessor.num_classes': 7, 'model.head.num_classes': 7,
                'model.train_cfg.augments': [dict(type='Mixup', alpha=0.8)]}

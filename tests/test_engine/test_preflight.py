@@ -215,7 +215,7 @@ class TestMachine:
 
     def test_toolbox(self, monkeypatch):
         monkeypatch.setattr(preflight, 'find_spec', lambda name: None)
-        with pytest.raises(ConfigError, match='pip install mmsegmentation'):
+        with pytest.raises(ConfigError, match='pip install (onedl-)?mmsegmentation;'):
             check_toolbox(Config(dict(default_scope='mmseg')))
         check_toolbox(Config(dict()))
 

@@ -90,3 +90,13 @@ def test_advanced_iterator(skip):
     assert iter(iterator) is iterator
     assert list(iterator) == list(range(5))
     assert calls == [*range(skip), 'then', *range(skip, 5)]
+
+
+@pytest.mark.parametrize('skip', [1, 4])
+def test_advanced_iterator_that_is_told_to_skip(skip):
+    """OneDL's loop leaves the skipping to the iterator."""
+    calls = []
+    iterator = AdvancedIterator(iter(range(5)), skip, lambda: calls.append('then'))
+    iterator.skip_iter(skip)
+    assert calls == ['then']
+    assert list(iterator) == list(range(skip, 5))

@@ -421,7 +421,8 @@ class TestMaking:
         assert manifest['dataset']['type'] == 'CustomDataset'
         assert manifest['dataset']['classes'] == ['c0', 'c1', 'c2']
         assert manifest['dataset']['pipeline'] == ['LoadImageFromFile', 'PackInputs']
-        assert {'torch', 'scalenet_mm', 'mmpretrain'} <= set(manifest['versions'])
+        assert {'torch', 'scalenet_mm'} <= set(manifest['versions'])
+        assert {'mmpretrain', 'onedl-mmpretrain'} & set(manifest['versions'])
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             dataset = DATASETS.build(dict(
                 cfg.train_dataloader.dataset, pipeline=cfg.test_dataloader.dataset.pipeline))

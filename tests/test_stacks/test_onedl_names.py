@@ -53,8 +53,8 @@ def test_what_to_install_for_a_toolbox(install, found, place):
     (ModuleNotFoundError('onedl-mmsegmentation is not installed, please install '
                          'onedl-mmsegmentation manually'), 'mmseg'),
     (ModuleNotFoundError('mmdet is not installed, please install mmdet manually'), 'mmdet'),
-    (ModuleNotFoundError("No module named 'mmpretrain.models'", name='mmpretrain.models'),
-     'mmpretrain'),
+    (ModuleNotFoundError("No module named 'mmpretrain'", name='mmpretrain'), 'mmpretrain'),
+    (ModuleNotFoundError("No module named 'mmpretrain.none'", name='mmpretrain.none'), None),
     (ModuleNotFoundError("No module named 'mine'", name='mine'), None),
     (ImportError('Failed to import custom modules'), None)])
 @pytest.mark.parametrize('onedl', [False, True])

@@ -300,4 +300,7 @@ def test_real_environment():
     errors = [item for item in answer['findings'] if item['level'] == 'error']
     assert done.returncode == 0 and errors == [], errors
     assert answer['found']['imports']['mmcv.ops'] is None
-    assert answer['found']['packages']['mmcv'] == '2.1.0'
+    found = {name: version for name, version in answer['found']['packages'].items() if version}
+    stack = {name: version for name, version in env.TESTED.items() if name in found}
+    assert stack == {name: found[name] for name in stack}
+    assert ('mmcv' in stack) != ('onedl-mmcv' in stack)

@@ -1,8 +1,9 @@
 """What stacks.py has pytest do: leave out what a stack cannot run, and write down what happened.
 
-Two rules say that a test needs a toolbox that the stack does not have:
+These rules say that a test needs a toolbox that the stack does not have:
 
-1. One of its parameters is the toolbox's name, or a config file of that toolbox.
+1. One of its parameters is the toolbox's name, or a config file of that toolbox; or it is marked
+   ``needs_toolbox`` with that name.
 2. It was run and failed because the toolbox cannot be imported, and its file (or a helper of the
    tests that the file imports) names the toolbox. A test whose file does not name it has nothing to
    do with it: that failure stands.
@@ -117,6 +118,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         spec = getattr(item, 'callspec', None)
         need = toolboxes_of(list(spec.params.values())) if spec else set()
+        need |= {name for mark in item.iter_markers('needs_toolbox') for name in mark.args} & set(
+            ABSENT)
         (out if need else stay).append(item)
         if need:
             note(test=item.nodeid, outcome='deselected', needs=sorted(need), rule='parameter')

@@ -604,6 +604,8 @@ def read_rows(text: str) -> dict[str, tuple[str, ...]]:
 
 def between(text: str, begin: str, end: str, content: str) -> str:
     """Replace what stands between two lines of a page."""
+    if begin not in text or end not in text:
+        raise SetupError(f'{PAGE} has no lines {begin} and {end}.')
     start = text.index(begin) + len(begin)
     return f'{text[:start]}\n{content}\n{text[text.index(end):]}'
 
@@ -739,8 +741,8 @@ def choose(every: Sequence[str], last: dict[str, dict], args: argparse.Namespace
             return file in last and all(entry['outcome'] != 'failed'
                                         for entry in last[file]['tests'].values())
         chosen = [file for file in chosen if not good(file)]
-    if not chosen:
-        raise SetupError('no file of tests is left to run.')
+    if not chosen and not args.again:  # else there is still the row to be written
+        raise SetupError(f'no file of tests begins with {", ".join(args.tests)}.')
     return chosen
 
 
