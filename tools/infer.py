@@ -13,7 +13,7 @@ from pathlib import Path
 # The clone's own package, before any that is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scalenet_mm import ConfigError, init_model  # noqa: E402
+from scalenet_mm import ConfigError, DataError, init_model  # noqa: E402
 from scalenet_mm.apis import iter_infer  # noqa: E402
 from scalenet_mm.apis.images import find_images  # noqa: E402
 from scalenet_mm.apis.inference import check_options  # noqa: E402
@@ -38,7 +38,7 @@ def parse_args(argv=None):
         'images', nargs='+', metavar='IMAGE', help='image files, URLs, and folders of images')
     parser.add_argument(
         '--out-dir', metavar='DIR',
-        help='draw what is found, and save the pictures here; label maps go to DIR/labels. '
+        help='draw what is found, and save the pictures here; label maps go to DIR/label_maps. '
         'Default: nothing is drawn')
     parser.add_argument(
         '--out', metavar='FILE.json',
@@ -80,24 +80,38 @@ def main(argv=None):
     device = next(model.parameters()).device
     print(f'{type(model).__name__} on {device}, {len(images)} image{"s"[:len(images) > 1]}',
           flush=True)
-    results = []
+    results, number = [], 0  # which stays where nothing can be read
     found = iter_infer(
         model, args.images, args.batch_size, args.out_dir, args.score_thr, args.topk,
         args.skip_unreadable)
-    for number, prediction in enumerate(found, 1):
-        print(f'[{number}/{len(images)}] {prediction}', flush=True)
-        if args.out is not None:
-            results.append(prediction.to_dict())
+    try:
+        for number, prediction in enumerate(found, 1):
+            if args.out is not None:
+                results.append(prediction.to_dict())
+            print(f'[{number}/{len(images)}] {prediction}', flush=True)
+    except BaseException:  # Ctrl-C, too: what took an hour is not thrown away
+        if results:
+            save(args, model, results, len(images))
+        raise
+    if images and not number:
+        raise DataError(f'none of {len(images)} images could be read; the warnings say why')
     if args.out is not None:
-        classes = (model.dataset_meta or {}).get('classes')
-        told = dict(
-            config=args.config, checkpoint=args.checkpoint, cfg_options=args.cfg_options or {},
-            classes=list(classes) if classes is not None else None, predictions=results)
-        text = json.dumps(told, indent=1)
-        write_whole(args.out, lambda file: file.write(text.encode()))
-        print(f'results: {args.out}')
+        save(args, model, results, len(images))
     if args.out_dir is not None:
         print(f'pictures: {args.out_dir}')
+
+
+def save(args, model, results, number):
+    """Write what was found so far."""
+    classes = (model.dataset_meta or {}).get('classes')
+    told = dict(
+        config=args.config, checkpoint=args.checkpoint, cfg_options=args.cfg_options or {},
+        images=number, classes=list(classes) if classes is not None else None,
+        predictions=results)
+    text = json.dumps(told, indent=1)
+    write_whole(args.out, lambda file: file.write(text.encode()))
+    part = f' ({len(results)} of {number} images)' if len(results) < number else ''
+    print(f'results: {args.out}{part}')
 
 
 def check_out(path):

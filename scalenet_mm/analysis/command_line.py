@@ -125,7 +125,7 @@ class Task:
     @staticmethod
     def follow(batches: SampleBatches, what: str):
         """Iterable: The batches; on a terminal with a bar that shows how far it is."""
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             return batches
         print(what, file=sys.stderr)
         return track_iter_progress((iter(batches), len(batches)), file=sys.stderr)

@@ -51,10 +51,9 @@ def build_on_meta(cfg: Config) -> nn.Module:
 
 def injection_hook(cfg: Config) -> Optional[dict]:
     """dict | None: A config's ``AdapterInjectionHook``."""
+    from ..engine.scopes import type_name  # see above
     for hook in cfg.get('custom_hooks') or []:
-        kind = hook.get('type')
-        if getattr(kind, '__name__', kind) in ('AdapterInjectionHook',
-                                               'scalenet_mm.AdapterInjectionHook'):
+        if type_name(hook) == 'AdapterInjectionHook':
             return hook
     return None
 

@@ -14,7 +14,7 @@ from mmengine.registry import TRANSFORMS
 from ..datasets.readable import find_fault
 from ..engine.dense import iter_steps
 from ..engine.scopes import iter_dataloaders, iter_datasets, type_name
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, ScaleNetError
 
 #: Files of these endings are the images of a folder.
 ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm', '.pbm')
@@ -83,7 +83,12 @@ def find_images(images: Union[ImageType, Iterable]) -> List[Image]:
 def _within(folder):
     """list[Image]: The images in a folder and its folders."""
     found = []
-    for place, folders, files in os.walk(folder):
+    seen = set()  # links are followed, and may lead back
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := osp.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         found += [osp.join(place, name) for name in sorted(files)
                   if name.lower().endswith(ENDINGS) and not name.startswith('.')]
@@ -166,12 +171,21 @@ class Pipeline:
             tuple[dict, np.ndarray | None]: 'inputs' and 'data_samples', and the copy.
 
         Raises:
-            DataError: If it cannot be read.
+            DataError: If it cannot be read, or the transforms fail at it.
         """
         results = self._read(image)
         results.update(img_id=index, sample_idx=index)
         read = np.array(results['img']) if keep else None
-        return self.rest(results), read
+        height, width = results['img'].shape[:2]
+        try:
+            return self.rest(results), read
+        except ScaleNetError:
+            raise
+        except Exception as error:  # as of a strip that a resize would leave no row of
+            raise DataError(
+                'the transforms in test_dataloader.dataset.pipeline fail at '
+                f'{image.path or image.name} ({width} x {height} pixels): {type(error).__name__}: '
+                f'{error}') from error
 
     def _read(self, image) -> dict:
         if image.path is not None:

@@ -41,13 +41,13 @@ def infer(model: nn.Module,
             reads them, (H, W) or (H, W, 4), and uint8 or uint16.
         batch_size (int): Images at once. Defaults to 1.
         out_dir (str, optional): A folder for pictures: with boxes and masks, with regions and a
-            legend (label maps as PNG files go into its folder 'labels'), or with the best classes.
-            Defaults to None.
+            legend (label maps as PNG files go into its folder 'label_maps'), or with the best
+            classes. Defaults to None.
         score_thr (float): What a detector found with a lower score is not drawn nor told; the
             data sample holds it. Defaults to 0.3.
         topk (int): How many classes of a classifier are drawn and told. Defaults to 5.
-        skip_unreadable (bool): Whether an image that cannot be read is left out with a warning.
-            Defaults to False.
+        skip_unreadable (bool): Whether an image that cannot be read, or at which the transforms
+            fail, is left out with a warning. Defaults to False.
         logits (bool): Whether a segmentor's logits stay in the data sample, which are as many
             numbers as classes for each pixel. Defaults to False.
 

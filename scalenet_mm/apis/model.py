@@ -194,13 +194,14 @@ def _build(cfg, name, task):
 def _load(model, content, name):
     """Load a checkpoint into a model that it must fill."""
     report = adapt_checkpoint(model, content, name)
-    lacking = [*report.resized, *report.initialised.pop('of the head', [])]
+    lacking = report.lacking
     if lacking:
         raise CheckpointError(
             f'{name} does not hold the head of this model, without which its results mean '
             f'nothing: {len(lacking)} of its tensors are missing or of other classes, such as '
             f'{lacking[0]}. Name a checkpoint of the whole model, or the config that it was '
             'trained by')
+    report.initialised.pop('of the head', None)  # of auxiliary ones, which serve training alone
     if any(report.initialised.values()):
         with quiet():
             model.init_weights()
@@ -242,11 +243,12 @@ def find_dataset_meta(cfg: Config, checkpoint: Any, number: Optional[int] = None
                        ('palette', (of_config, of_file, of_class))):
         for source in order:
             value = source.get(key)
-            if isinstance(value, str) and key == 'classes':
-                value = None  # a file of names, of a data set that is not here
+            # a text: of classes a file of their names, of a data set that is not here
+            if not isinstance(value, (list, tuple) if key == 'classes' else (list, tuple, str)):
+                continue
             names = found.get('classes')
             wanted = number if key == 'classes' else names and len(names)
-            if value is not None and len(value) and (
+            if len(value) and (
                     isinstance(value, str) or wanted is None or len(value) == wanted):
                 found[key] = value
                 break
@@ -306,6 +308,8 @@ def choose_device(name: Optional[str], scope: str) -> str:
             torch.empty(0, device=name)
         except (RuntimeError, AssertionError) as error:
             raise ConfigError(f'device {str(name)!r}: {str(error).splitlines()[0]}') from None
+        if torch.device(name).type == 'meta':
+            raise ConfigError("device 'meta' computes nothing: name another")
         return str(name)
     if not torch.cuda.is_available():
         return 'cpu'

@@ -16,20 +16,24 @@ from .prediction import Prediction, top_of
 
 #: Smaller images are enlarged, by a whole number, so that texts can be read.
 SHORT_SIDE = 200
+#: But to no more than that: of a strip of a few rows of pixels no picture could be saved.
+LONG_SIDE = 4096
 #: Of what an object or region covers, this part of the colour is laid over the image.
 OPACITY = 0.5
 _AS_THEY_ARE = ('.jpg', '.jpeg', '.png', '.bmp')
+#: The folder of label maps; 'labels' is where many data sets have those that people drew.
+LABEL_MAPS = 'label_maps'
 
 
 class PictureWriter:
     """Draws predictions and writes the pictures into a folder.
 
     Args:
-        folder (str): Where pictures go; it is made. Label maps go into its folder 'labels'.
+        folder (str): Where pictures go; it is made. Label maps go into its folder 'label_maps'.
         task (str): 'classification', 'detection' or 'segmentation'.
         dataset_meta (dict): The model's 'classes' and 'palette'.
-        images (Sequence[Image]): What will be drawn, so that no name is used twice and no image
-            written over.
+        images (Sequence[Image]): What will be drawn, so that no name is used twice, by a picture
+            or a label map, and no image written over.
 
     Raises:
         ConfigError: If the folder is a file, or an image in it would be written over.
@@ -40,14 +44,15 @@ class PictureWriter:
         self.task = task
         if osp.exists(self.folder) and not osp.isdir(self.folder):
             raise ConfigError(f'out_dir: {self.folder!r} is a file; name a folder')
-        self._names = _names_of_pictures(images)
+        self._names = _names_of_files(images, task == 'segmentation')
         sources = {osp.realpath(image.path) for image in images
                    if image.path is not None and '://' not in image.path}
-        for name in self._names:
-            target = osp.realpath(osp.join(self.folder, name))
-            if target in sources:
-                raise ConfigError(f'out_dir: the picture {target} would be written over an image; '
-                                  'name another folder')
+        for names in self._names:
+            for what, name in zip(('picture', 'label map'), names):
+                target = osp.realpath(osp.join(self.folder, name))
+                if target in sources:
+                    raise ConfigError(f'out_dir: the {what} {target} would be written over an '
+                                      'image; name another folder')
         self.dataset_meta = _complete(dataset_meta, task)
         self._draw = dict(classification=self._draw_classes, detection=self._draw_objects,
                           segmentation=self._draw_regions)[task]
@@ -67,11 +72,11 @@ class PictureWriter:
             image = np.repeat(image[..., None], 3, axis=2)
         image = np.ascontiguousarray(image[..., ::-1].clip(0, 255).astype(np.uint8))
         drawn = self._draw(prediction, image)
-        prediction.picture = osp.join(self.folder, self._names[index])
+        picture, *label_map = [osp.join(self.folder, name) for name in self._names[index]]
+        prediction.picture = picture
         mmcv.imwrite(np.ascontiguousarray(drawn[..., ::-1]), prediction.picture)
-        if self.task == 'segmentation':
-            name = osp.splitext(self._names[index])[0] + '.png'
-            prediction.label_map = osp.join(self.folder, 'labels', name)
+        if label_map:
+            prediction.label_map, = label_map
             labels = prediction.labels()
             kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
             mmcv.imwrite(labels.astype(kind), prediction.label_map)
@@ -164,23 +169,32 @@ def _make_visualizer(task, meta):
     return visualizer
 
 
-def _names_of_pictures(images: Sequence[Image]) -> List[str]:
-    """list[str]: A name for each picture, all different, also without their endings."""
+def _names_of_files(images: Sequence[Image], label_maps: bool) -> List[Tuple[str, ...]]:
+    """list[tuple]: Names for each picture and, where there are some, its label map.
+
+    All are different, also without their endings.
+    """
     taken: Set[str] = set()
     names = []
     for image in images:
         stem, ending = osp.splitext(image.name)
         number, name = 2, stem
-        while name in taken:
+        while not taken.isdisjoint(stems := _stems(name, label_maps)):
             name, number = f'{stem}_{number}', number + 1
-        taken.add(name)
-        names.append(name + (ending if ending.lower() in _AS_THEY_ARE else '.png'))
+        taken.update(stems)
+        endings = (ending if ending.lower() in _AS_THEY_ARE else '.png', '.png')
+        names.append(tuple(map(str.__add__, stems, endings)))
     return names
+
+
+def _stems(name: str, label_maps: bool) -> Tuple[str, ...]:
+    return (name, osp.join(LABEL_MAPS, name)) if label_maps else (name, )
 
 
 def enlargement(image: np.ndarray) -> int:
     """int: By how much an image is enlarged, so that texts can be read."""
-    return max(1, math.ceil(SHORT_SIDE / min(image.shape[:2])))
+    height, width = image.shape[:2]
+    return max(1, min(math.ceil(SHORT_SIDE / min(height, width)), LONG_SIDE // max(height, width)))
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:

@@ -14,7 +14,7 @@ FILE_NOTE = 'scalenet_file'
 DELTA_NOTE = 'scalenet_delta'
 #: And under this one, if the file is a learngene, its name, method and number of blocks.
 GENE_NOTE = 'scalenet_gene'
-#: And under this one, if the file is of a grown model, its name.
+#: And under this one, if the file is of a grown model, its name and whether its config tells so.
 GROWN_NOTE = 'scalenet_grown'
 
 

@@ -20,8 +20,8 @@ from ..errors import CheckpointError
 from .backbone_state import DELTA_NOTE, FILE_NOTE, GENE_NOTE, GROWN_NOTE, check_backbone_state
 from .delta import growth_of_delta, read_checkpoint
 from .keys import names_alone
-from .report import note_of_gene, refuse_gene, what_growth_added
-from .stored_growth import refuse_grown
+from .report import note_of_gene, refuse_gene
+from .stored_growth import note_of_grown, refuse_grown
 from .zoo import zoo_address
 
 
@@ -54,8 +54,9 @@ def prepare_for_mmengine(checkpoint, name: str = 'the checkpoint'):
     noted: Any = OrderedDict(state)
     noted._metadata = OrderedDict(getattr(state, '_metadata', None) or {})
     note: dict = {FILE_NOTE: names_alone(state)}
-    if what_growth_added(state):
-        note[GROWN_NOTE] = name
+    grown = note_of_grown(checkpoint, state, name)
+    if grown is not None:
+        note[GROWN_NOTE] = grown
     growth = growth_of_delta(checkpoint)
     if growth is not None:
         note[DELTA_NOTE] = dict(name=name, growth=growth)
@@ -114,6 +115,26 @@ def load_from_pavi(filename, map_location=None):
         return load_from_local(path, map_location)
 
 
+def load_with_prefix(prefix, filename, map_location=None):
+    """Load a part of a file, as ``Pretrained(prefix='backbone.')`` does.
+
+    mmengine's own drops all notes with the other parts. Of a backbone the one is kept that it is
+    grown; parts of heads and necks fit any model.
+    """
+    checkpoint = _mmengine._load_checkpoint(filename, map_location=map_location)
+    state = checkpoint.get('state_dict', checkpoint)
+    prefix = prefix.removesuffix('.')
+    part: Any = OrderedDict((key.removeprefix(f'{prefix}.'), value) for key, value in state.items()
+                            if key.startswith(f'{prefix}.'))
+    if not part:
+        raise CheckpointError(f'{filename} holds nothing whose name begins with {prefix!r}, the '
+                              f'prefix that init_cfg names; it names {", ".join(list(state)[:3])}')
+    note = (getattr(state, '_metadata', None) or {}).get('', {})
+    if prefix.split('.')[-1] == 'backbone' and GROWN_NOTE in note:
+        part._metadata = OrderedDict({'': {GROWN_NOTE: note[GROWN_NOTE]}})
+    return part
+
+
 _load_state_dict = _mmengine.load_state_dict
 
 
@@ -133,7 +154,7 @@ def load_state_dict(module, state_dict, strict=False, logger=None):
         if not getattr(backbone, 'key_family', None):  # ours look for themselves, names translated
             prefix = '' if backbone is model else 'backbone.'
             if GROWN_NOTE in note:
-                refuse_grown(model, state_dict, note[GROWN_NOTE])
+                refuse_grown(model, state_dict, prefix, note[GROWN_NOTE])
             if DELTA_NOTE in note:
                 check_backbone_state(backbone, state_dict, prefix, note)
             elif GENE_NOTE in note:
@@ -157,4 +178,5 @@ def register_loaders() -> None:
     """Put the loaders in the place of mmengine's own."""
     for prefixes, loader in LOADERS.items():
         _mmengine.CheckpointLoader.register_scheme(prefixes, loader, force=True)
+    _mmengine._load_checkpoint_with_prefix = load_with_prefix
     _mmengine.load_state_dict = load_state_dict

@@ -1,7 +1,7 @@
 """What a checkpoint gave a model, in one line, and what makes it an error."""
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -13,6 +13,8 @@ from .keys import is_derived
 _INCREMENT = re.compile(rf'.*\.({"|".join(ADAPTER_NAMES)}|{GAIN_NAME})$')
 _REPEAT = re.compile(r'.*\.\d+_r\d+\.')
 _NEW = re.compile(r'.*\.new\d+\.')
+_ADAPTER = re.compile(rf'.*\.({"|".join(ADAPTER_NAMES)})$')
+_IN_LIST = re.compile(r'(.*\.)(\d+|new\d+)\.')
 _BLOCK = re.compile(r'(?:backbone\.)?layers\.(\d+)\.')
 #: Under this key a file has the manifest of a learngene, which stands for backbones of any depth.
 GENE = 'learngene'
@@ -40,6 +42,15 @@ class LoadReport:
     initialised: dict = field(default_factory=dict)
     resized: list = field(default_factory=list)
     ignored: list = field(default_factory=list)
+
+    @property
+    def lacking(self) -> list:
+        """list[str]: What a test wants of the heads and the file does not give.
+
+        mmseg's auxiliary heads serve the losses alone.
+        """
+        return [entry for entry in (*self.resized, *self.initialised.get('of the head', []))
+                if not entry.startswith('auxiliary_head.')]
 
     def __str__(self):
         parts = [f'{len(self.matched)} tensors matched']
@@ -222,6 +233,28 @@ def what_growth_added(state: Mapping) -> dict:
                 added.setdefault(what, []).append(key)
                 break
     return added
+
+
+def shows_growth(names: Iterable) -> bool:
+    """Whether names of tensors are beyond doubt those of a grown model.
+
+    Other people call a parameter 'gain' and a module 'new1', too. Growth gives gains to repeats as
+    well, and adds new blocks to lists of numbered ones.
+
+    Args:
+        names (Iterable[str]): The names.
+
+    Returns:
+        bool: Whether there are repeats, adapters, LoRA or such new blocks among them.
+    """
+    blocks: tuple = (set(), set())  # lists that have numbered blocks, and that have new ones
+    for name in names:
+        if _REPEAT.match(name) or _ADAPTER.match(name):
+            return True
+        place = _IN_LIST.match(name)
+        if place:
+            blocks[not place[2].isdigit()].add(place[1])
+    return not blocks[0].isdisjoint(blocks[1])
 
 
 def refuse_other_blocks(model, growth: dict, name: str) -> None:

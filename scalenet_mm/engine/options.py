@@ -64,26 +64,37 @@ def load_config(path: str) -> Config:
     except FileNotFoundError as error:
         raise ConfigError(
             f'config: {path!r} inherits from a file that is not there: {error}') from error
-    except ImportError as error:  # mmengine's own says which imports were asked for; its cause, why
-        absent = _find_absent_toolbox(error)
+    except ImportError as error:
+        reasons = _reasons_of(error)
+        absent = _find_absent_toolbox(reasons)
         if absent is not None:
             raise ConfigError(
                 f'config: {path!r} builds on {absent.name}, which is not installed: pip install '
                 f'{absent.package}; `python tools/check_env.py` tells which versions work '
                 'together') from error
-        raise ConfigError(f'config: {path!r} imports what cannot be imported: '
-                          f'{error.__cause__ or error}. Install it, or correct '
-                          'custom_imports.imports') from error
+        # mmengine's own says which imports were asked for; the others, what failed and why
+        why = ': '.join(map(str, reasons[1:] or reasons))
+        raise ConfigError(f'config: {path!r} imports what cannot be imported: {why}. Install it, '
+                          'or correct custom_imports.imports') from error
 
 
-def _find_absent_toolbox(error: BaseException) -> Optional[Scope]:
-    """The toolbox whose absence a failed import tells of, as a base or as a module."""
-    for cause in filter(None, (error, error.__cause__)):
+def _reasons_of(error: Optional[BaseException]) -> List[ImportError]:
+    """A failed import and the failed imports behind it, to the first one that failed."""
+    reasons = []
+    while isinstance(error, ImportError):
+        reasons.append(error)
+        error = error.__cause__ or error.__context__
+    return reasons
+
+
+def _find_absent_toolbox(reasons: List[ImportError]) -> Optional[Scope]:
+    """The toolbox whose absence failed imports tell of, as a base or as a module."""
+    for reason in reasons:
         for scope in SCOPES.values():
-            missing = getattr(cause, 'name', None) or ''
-            if missing.split('.')[0] == scope.name or any(
-                    str(cause).startswith(f'{name} is not installed')
-                    for name in scope.distributions):
+            # not of a module of it: then it is there, and of another version
+            absent = isinstance(reason, ModuleNotFoundError) and reason.name == scope.name
+            if absent or any(str(reason).startswith(f'{name} is not installed')
+                             for name in scope.distributions):
                 return scope
     return None
 

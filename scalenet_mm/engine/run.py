@@ -122,7 +122,11 @@ def test(argv: Optional[Sequence[str]] = None) -> Dict[str, float]:
         print(f'note: the backbone is grown as {cfg.load_from} says: the config grows nothing')
     cfg = wrap_test_cfg(cfg, args)
     setup_distributed(cfg)
-    metrics = build_runner(cfg).test()
+    runner = build_runner(cfg)
+    # mmseg's visualisation asks for the number of the iteration, and mmengine would build the loop
+    # of training for an answer, data and worker processes included
+    runner._train_loop = None
+    metrics = runner.test()
     if args.out and args.out_item == 'metrics' and mmengine.dist.is_main_process():
         mmengine.dump(metrics, args.out)
     return metrics
@@ -175,7 +179,8 @@ def run_cli(command: Callable[[], object]) -> int:
     """
     try:
         command()
-        sys.stdout.flush()  # else at the end of the process, where nothing can be caught
+        if sys.stdout is not None:  # as in a process that was started without one (>&-)
+            sys.stdout.flush()  # else at the end of the process, where nothing can be caught
     except ScaleNetError as error:
         _report(error)
         return 2

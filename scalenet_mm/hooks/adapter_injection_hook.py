@@ -140,7 +140,7 @@ class AdapterInjectionHook(Hook):
         name = str(name or 'the checkpoint')
         report = adapt_checkpoint(
             unwrap(runner.model), checkpoint, name, strict=bool(runner._resume))
-        lacking = [*report.resized, *report.initialised.get('of the head', [])]
+        lacking = report.lacking
         if lacking and not self._trains:
             raise CheckpointError(
                 f'{name} does not hold the head that is to be tested: {len(lacking)} of its '

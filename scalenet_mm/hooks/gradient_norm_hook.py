@@ -59,6 +59,7 @@ class GradientNormHook(Hook):
         self.groups = groups
         self._updates = 0
         self._members: Dict[str, List[nn.Parameter]] = {}
+        self._all: List[nn.Parameter] = []
 
     def before_train(self, runner) -> None:
         """Measure in front of every step of the optimizer from now on."""
@@ -68,6 +69,7 @@ class GradientNormHook(Hook):
                               f'{type(wrapper).__name__}; remove the hook')
         self._updates = 0
         self._members = group_parameters(unwrap(runner.model), self.groups)
+        self._all = [p for p in unwrap(runner.model).parameters() if p.requires_grad]
         if not self._members:
             runner.logger.info('GradientNormHook: nothing of ' + ', '.join(self.groups)
                                + ' trains; no gradient norms are logged')
@@ -92,11 +94,15 @@ class GradientNormHook(Hook):
         if self._updates != 1 and self._updates % self.interval:
             return
         scaler: Any = getattr(wrapper, 'loss_scaler', None)
-        scale = 1. if is_unscaled(scaler) else float(scaler.get_scale())
+        scale = 1.
+        if not is_unscaled(scaler):
+            # one gradient anywhere is enough for the scaler to skip the update of all weights
+            if not gradient_norm(self._all) < float('inf'):  # true of what is no number, too
+                return
+            scale = float(scaler.get_scale())
         for name, parameters in self._members.items():
-            norm = gradient_norm(parameters) / scale
-            if is_unscaled(scaler) or norm < float('inf'):  # false of what is no number, too
-                runner.message_hub.update_scalar(f'train/grad_norm/{name}', norm)
+            runner.message_hub.update_scalar(
+                f'train/grad_norm/{name}', gradient_norm(parameters) / scale)
 
 
 def is_unscaled(scaler) -> bool:

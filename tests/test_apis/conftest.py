@@ -8,7 +8,7 @@ from mmengine.visualization import Visualizer
 from scalenet_mm import fast_paths, make_digit_scenes
 
 
-@pytest.fixture(autouse=True, scope='session')
+@pytest.fixture(autouse=True, scope='module')
 def quick_config_text():
     """Leave a config's text as it is: yapf's formatting takes longer than these models."""
     patch = pytest.MonkeyPatch()

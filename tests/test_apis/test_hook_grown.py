@@ -7,9 +7,9 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from scalenet_mm import CheckpointError, engine, infer, init_model
+from scalenet_mm import AdapterInjectionHook, CheckpointError, engine, infer, init_model
 from scalenet_mm.checkpoints import extract_delta, read_checkpoint, write_checkpoint
-from scalenet_mm.engine.stored_growth import apply_stored_growth
+from scalenet_mm.engine.stored_growth import apply_stored_growth, grows_nothing
 from scalenet_mm.growth import growth_of
 
 QUICKSTART = Path(__file__).resolve().parents[2] / 'configs' / 'quickstart'
@@ -107,6 +107,53 @@ def test_the_toolbox_with_the_stock_config_is_told(grown):
     with torch.no_grad():
         for path in (grown.whole, grown.delta):
             assert torch.equal(get_model(saved, pretrained=path)(image), grown.model(image))
+
+
+def test_repeats_that_share_everything(grown, tmp_path):
+    """Such a file has the names of the ungrown model: its config alone tells of the repeats."""
+    from mmpretrain import get_model
+    path = tmp_path / 'shared.py'
+    path.write_text(f"""
+_base_ = ['{grown.stock}']
+custom_hooks = [dict(
+    type='AdapterInjectionHook', growth=dict(order='stack', share='all'), adjustment=None,
+    freeze=None, require_loaded=False)]
+""")
+    cfg = Config.fromfile(path)
+    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'work'), tmp_path.name
+    Runner.from_cfg(cfg).train()
+    trained = str(tmp_path / 'work/epoch_1.pth')
+    stock = init_model(grown.stock, None, 'cpu')
+    assert read_checkpoint(trained)['state_dict'].keys() == stock.state_dict().keys()
+    assert len(init_model(grown.stock, trained, 'cpu').backbone.layers) == 6
+    with pytest.raises(CheckpointError, match=r"is of a grown model \(its config.*repeats blocks"):
+        get_model(grown.stock, pretrained=trained)
+    assert len(get_model(str(tmp_path / 'work/shared.py'), pretrained=trained).backbone.layers) == 6
+
+
+@pytest.mark.parametrize('kind', ['scalenet_mm.hooks.AdapterInjectionHook', AdapterInjectionHook],
+                         ids=['as Config.dump writes it', 'class'])
+def test_a_hook_by_its_whole_name(kind, grown):
+    cfg = Config.fromfile(grown.hook)
+    cfg.custom_hooks[0]['type'] = kind
+    assert not grows_nothing(cfg)
+    rebuilt = init_model(cfg, grown.whole, 'cpu')
+    assert len(rebuilt.backbone.layers) == len(init_model(cfg, None, 'cpu').backbone.layers) == 5
+
+
+@pytest.mark.parametrize('text, key', [
+    ("growth=dict(times=3000, share='all')", 'growth.times=3000'),
+    ('growth=dict(times=[2, 65])', r'growth.times=\[2, 65\]'),
+    (f'growth=dict(order={[[0] * 2100] * 2})', r'growth.order=\[\[0, 0'),
+    ('adjustment=dict(rank=500000)', 'adjustment.rank=500000'),
+    ('targets=7', 'targets=7'), ("targets=['layers', 7]", 'targets='),
+])
+def test_growth_that_cannot_be_meant(text, key, grown):
+    """Not to be built for minutes, nor to end in an error that names no file."""
+    content = read_checkpoint(grown.whole)
+    content['meta']['cfg'] = f"model = dict(backbone=dict(type='GrownBackbone', {text}))"
+    with pytest.raises(CheckpointError, match=f'^file.pth: .*cannot be meant: {key}'):
+        apply_stored_growth(Config.fromfile(grown.stock), 'file.pth', content)
 
 
 @pytest.mark.parametrize('text, done', [

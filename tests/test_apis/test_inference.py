@@ -221,6 +221,26 @@ def test_what_is_no_image(images, error, models):
         infer(models['classification'], images)
 
 
+def test_transforms_that_fail_name_the_image(models, toys):
+    """As at a strip of which resizing would leave no row."""
+    good, strip = toys['segmentation'].images[0], np.full((2, 700, 3), 90, np.uint8)
+    with pytest.raises(DataError, match=r'pipeline fail at 000001.png \(700 x 2 pixels\): error: '):
+        infer(models['segmentation'], [good, strip])
+    found = infer(models['segmentation'], [good, strip, good], skip_unreadable=True)
+    assert [one.path for one in found] == [good, good]
+
+
+def test_linked_folders_are_looked_into_once(models, toys, tmp_path):
+    for name in ('top/b.png', 'elsewhere/a.png'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(Path(toys['classification'].images[0]).read_bytes())
+    (tmp_path / 'top/sub').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'top/sub2').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'elsewhere/back').symlink_to(tmp_path / 'top')
+    found = infer(models['classification'], tmp_path / 'top')
+    assert [one.name for one in found] == ['b.png', 'sub/a.png']
+
+
 def test_an_empty_folder(models, tmp_path):
     with pytest.raises(DataError, match='holds no images'):
         infer(models['classification'], tmp_path)
@@ -273,6 +293,39 @@ def test_no_picture_is_written_over_an_image(models, toys, tmp_path):
     with pytest.raises(ConfigError, match='is a file; name a folder'):
         infer(models['classification'], path, out_dir=path)
     assert path.read_bytes() == content
+
+
+def test_no_label_map_is_written_over_anything(models, toys, tmp_path):
+    """Neither an image, nor the truth of a data set, nor the picture of another image."""
+    model, source = models['segmentation'], Path(toys['segmentation'].images[0])
+    folder = tmp_path / 'data'
+    for name in ('images/a.png', 'labels/a.png', 'label_maps/a.png'):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(source.read_bytes())
+    one, = infer(model, folder / 'images/a.png', out_dir=folder)
+    assert one.label_map == str(folder / 'label_maps/a.png')
+    assert (folder / 'labels/a.png').read_bytes() == source.read_bytes()
+    (folder / 'label_maps/a.png').write_bytes(source.read_bytes())
+    with pytest.raises(ConfigError, match=r'the label map \S+a.png would be written over an image'):
+        infer(model, folder / 'label_maps/a.png', out_dir=folder)
+    assert (folder / 'label_maps/a.png').read_bytes() == source.read_bytes()
+
+    (folder / 'a.png').write_bytes(source.read_bytes())  # beside label_maps/a.png
+    for images in (folder, [folder / 'label_maps/a.png', folder / 'a.png']):
+        found = infer(model, images, out_dir=tmp_path / 'out')
+        assert len({path for one in found for path in (one.picture, one.label_map)}) == 2 * len(
+            found)
+        for one in found:
+            assert np.array_equal(mmcv.imread(one.label_map, flag='unchanged'), one.labels())
+            assert mmcv.imread(one.picture).shape[2] == 3
+
+
+def test_a_strip_is_drawn(models, tmp_path):
+    """Enlarged until its shorter side is as long as others', it would be no JPEG any more."""
+    path = str(tmp_path / 'strip.jpg')
+    mmcv.imwrite(np.full((4, 1700, 3), 90, np.uint8), path)
+    one, = infer(models['classification'], path, out_dir=tmp_path / 'out')
+    assert mmcv.imread(one.picture).shape == (8, 3400, 3)
 
 
 def test_colours_without_names(models, toys, tmp_path):

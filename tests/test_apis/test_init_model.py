@@ -145,6 +145,16 @@ def test_names_of_classes(toys, tmp_path):
     assert meta['classes'] == ('background', *'0123456789')
 
 
+@pytest.mark.parametrize('meta', [
+    dict(dataset_meta=dict(classes=5, palette=7)), dict(CLASSES=3),
+    dict(dataset_meta=dict(classes=torch.zeros(11), palette=torch.zeros(11, 3)))])
+def test_names_that_are_none(meta, toys, tmp_path):
+    toy = toys['segmentation']
+    torch.save(dict(torch.load(toy.whole), meta=meta), tmp_path / 'other.pth')
+    meta = init_model(toy.config, str(tmp_path / 'other.pth'), 'cpu').dataset_meta
+    assert meta['classes'] == ('background', *'0123456789') and meta['palette'][1] == (31, 119, 180)
+
+
 # --- what does not fit ---------------------------------------------------------------------------
 
 
@@ -199,6 +209,20 @@ def test_a_model_without_classes():
         init_model(cfg, device='cpu')
 
 
+def test_an_auxiliary_head_need_not_be_in_the_file(toys):
+    """It serves the losses alone; mmseg's own function takes the file, too."""
+    toy = toys['segmentation']
+    cfg = toy.read()
+    head = cfg.model.decode_head
+    cfg.model.auxiliary_head = dict(
+        type='FCNHead', in_channels=head.in_channels[-1], in_index=len(head.in_channels) - 1,
+        channels=8, num_convs=1, concat_input=False, num_classes=11, norm_cfg=dict(type='BN'))
+    model = init_model(cfg, toy.whole, 'cpu')
+    assert model.with_auxiliary_head
+    assert_same(*(infer(m, toy.images[0])[0].sample
+                  for m in (model, init_model(toy.config, toy.whole, 'cpu'))))
+
+
 def test_pipelines(toys):
     toy = toys['classification']
     for change, match in (
@@ -226,6 +250,11 @@ def test_annotations_within_transforms_are_left_out():
 
 
 # --- device --------------------------------------------------------------------------------------
+
+
+def test_a_device_that_computes_nothing():
+    with pytest.raises(ConfigError, match="device 'meta' computes nothing"):
+        module.choose_device('meta', 'mmpretrain')
 
 
 @pytest.mark.parametrize('scope, ops, expected', [

@@ -283,13 +283,15 @@ def command(tmp_path, scenes, monkeypatch, capsys):
     data = [f'{split}_dataloader.dataset.data_root={scenes / "cls"}'
             for split in ('train', 'val', 'test')]
 
-    distilled = tmp_path / 'distilled.py'
+    distilled, pretrained = tmp_path / 'distilled.py', tmp_path / 'pretrained.py'
 
     def run(line, evil):
-        if '{distilled}' in line:
-            distilled.write_text(DISTILLED.format(base=str(VIT)))
-        places = dict(config=VIT, distilled=distilled, evil=evil, out=tmp_path / 'out.pth',
-                      work=tmp_path / 'w', root=ROOT, image=next(scenes.rglob('*.png')))
+        for path, text in ((distilled, DISTILLED), (pretrained, PRETRAINED)):
+            if f'{{{path.stem}}}' in line:
+                path.write_text(text.format(base=str(VIT)))
+        places = dict(config=VIT, distilled=distilled, pretrained=pretrained, evil=evil,
+                      out=tmp_path / 'out.pth', work=tmp_path / 'w', root=ROOT,
+                      image=next(scenes.rglob('*.png')))
         words = [word.format(**places) for word in line.split()]
         if '--cfg-options' in words:
             words += [*data, f'experiment_name={tmp_path.name}']
@@ -311,11 +313,15 @@ plain = dict(
     head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=192))
 model = dict(_delete_=True, type='DistilledClassifier', student=plain, teacher=plain)
 """
+PRETRAINED = """
+_base_ = [{base!r}]
+model = dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='')))
+"""
 ANALYSIS = '--device cpu --workers 0 --num-samples 4 --out {work} --cfg-options'
 COMMANDS = [
     'tools/train.py {config} --work-dir {work} --cfg-options load_from={evil}',
-    'tools/train.py {config} --work-dir {work} --cfg-options '
-    'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint={evil}',
+    'tools/train.py {pretrained} --work-dir {work} --cfg-options '
+    'model.backbone.init_cfg.checkpoint={evil}',
     'tools/train.py {config} --work-dir {work} --resume {evil} --cfg-options',
     'tools/train.py {config} --work-dir {work} --cfg-options resume=True load_from={evil}',
     'tools/test.py {config} {evil} --work-dir {work} --cfg-options',
@@ -485,6 +491,7 @@ def test_command_lines_with_a_crafted_config(kind, line, delta, command, evil_co
     assert not (tmp_path / 'executed').exists() and not (tmp_path / 'out.pth').exists()
 
 
+@pytest.mark.needs_toolbox('mmpretrain')
 @pytest.mark.parametrize('kind', evil_configs.KINDS)
 def test_the_configs_would_have_executed(kind, evil_config, tmp_path):
     """Or the tests above say nothing."""

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from scalenet_mm import CheckpointError
+from scalenet_mm import CheckpointError, grow_backbone
 from scalenet_mm.checkpoints import loaders
 
 PLACES = [
@@ -101,3 +102,61 @@ def test_versions_of_modules_are_kept():
     prepared = loaders.prepare_for_mmengine({'state_dict': state})
     assert prepared['state_dict']._metadata['']['version'] == 2
     assert loaders.FILE_NOTE not in state._metadata['']
+
+
+@pytest.mark.parametrize('name', [
+    'head.gain', 'head.new1.weight', 'neck.layers.0_r1.weight', 'backbone.stem.conv.gain',
+    'backbone.new1.weight', 'backbone.layers.gain'])
+def test_foreign_names_that_look_like_growth(name, tmp_path):
+    """timm's NFNets have gains, too. mmengine loads what fits, and so it stays."""
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(2, 2), head=torch.nn.Linear(2, 2)))
+    state = {'backbone.weight': torch.full((2, 2), 7.), name: torch.ones(2)}
+    torch.save(dict(state_dict=state), tmp_path / 'foreign.pth')
+    mmengine_checkpoint.load_checkpoint(model, str(tmp_path / 'foreign.pth'), 'cpu')
+    assert torch.equal(model.backbone.weight, state['backbone.weight'])
+
+
+@pytest.mark.parametrize('growth, adjustment', [
+    ('paper', None), (None, 'paper'), (dict(share='all', start='identity'), None),
+    (dict(order=[0, [0, 1], 1]), None), (dict(order=[0, [], 1], start='identity'), None)])
+def test_every_growth_is_seen_in_a_stock_model(growth, adjustment, tmp_path):
+    vit = pytest.importorskip('mmpretrain.models').VisionTransformer
+
+    def stock():
+        return torch.nn.ModuleDict(dict(backbone=vit(img_size=32, patch_size=16, arch=dict(
+            embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))))
+
+    model = stock()
+    grow_backbone(model.backbone, growth, adjustment, probe=False)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'grown.pth')
+    with pytest.raises(CheckpointError, match='grown.pth is of a grown model'):
+        mmengine_checkpoint.load_checkpoint(stock(), str(tmp_path / 'grown.pth'), 'cpu')
+
+
+@pytest.mark.parametrize('growth, told', [('paper', False), (dict(share='all'), True)])
+def test_a_grown_backbone_by_its_prefix(growth, told, tmp_path):
+    """As a classifier's backbone is taken into a detector; a head of the same file is no matter."""
+    vit = pytest.importorskip('mmpretrain.models').VisionTransformer
+    small = dict(img_size=32, patch_size=16, arch=dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+    path = str(tmp_path / 'grown.pth')
+    grown = torch.nn.ModuleDict(dict(
+        backbone=grow_backbone(vit(**small), growth, None), head=torch.nn.Linear(3, 3)))
+    meta = dict(cfg='model = dict(backbone=dict(type="GrownBackbone", adjustment=None))')
+    torch.save(dict(state_dict=grown.state_dict(), meta=meta if told else {}), path)
+
+    def load(module, prefix):
+        PretrainedInit(path, prefix=prefix)(module)
+
+    for prefix in ('backbone', 'backbone.'):
+        with pytest.raises(CheckpointError, match='grown.pth is of a grown model'):
+            load(vit(**small), prefix)
+    again = grow_backbone(vit(**small), growth, None)
+    load(again, 'backbone.')
+    for key, value in again.state_dict().items():
+        assert torch.equal(value, grown.backbone.state_dict()[key]), key
+    head = torch.nn.Linear(3, 3)
+    load(head, 'head.')
+    assert torch.equal(head.weight, grown.head.weight)
+    with pytest.raises(CheckpointError, match="nothing whose name begins with 'neck'.*backbone"):
+        load(head, 'neck.')

@@ -146,11 +146,13 @@ def test_interval(make_runner):
     assert values[0] != values[1] == values[2] == pytest.approx(values[3], rel=1e-6)
 
 
-def test_nothing_to_measure_is_said(make_runner, caplog):
+def test_nothing_to_measure_is_said(make_runner):
     cfg = config(groups=('gains', ))
     cfg['custom_hooks'][0].update(growth=dict(times=2, start='paper'))
     runner = train(make_runner, cfg)
     assert logged(runner.work_dir)[0] == {}
+    log, = Path(runner.log_dir).glob('*.log')
+    assert 'GradientNormHook: nothing of gains trains' in log.read_text()
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -183,9 +185,9 @@ def test_mixed_precision(clip, monkeypatch, make_runner):
 
 
 def test_an_update_that_the_scaler_skips_is_not_measured():
-    hook = GradientNormHook(interval=1, groups='all')
-    weight = torch.nn.Parameter(torch.ones(2))
-    hook._members = dict(all=[weight])
+    hook = GradientNormHook(interval=1, groups='head')
+    weight, other = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    hook._members, hook._all = dict(head=[weight]), [weight, other]
 
     class Scaler:
         is_enabled, get_scale = staticmethod(lambda: True), staticmethod(lambda: 4.)
@@ -199,10 +201,11 @@ def test_an_update_that_the_scaler_skips_is_not_measured():
 
     runner = Stub()
     runner.message_hub = runner
-    for gradient in (3., float('inf'), float('nan'), 4.):
-        weight.grad = torch.tensor([gradient, 0.])
+    # of the group that is measured, and of what is not
+    for first, second in ((3., 0.), (float('inf'), 0.), (5., float('nan')), (4., 1.)):
+        weight.grad, other.grad = torch.tensor([first, 0.]), torch.tensor([second, 0.])
         hook._measure(runner, runner)
-    assert runner.scalars == [('train/grad_norm/all', 0.75), ('train/grad_norm/all', 1.)]
+    assert runner.scalars == [('train/grad_norm/head', 0.75), ('train/grad_norm/head', 1.)]
 
 
 def test_half_precision_does_not_overflow():

@@ -103,6 +103,19 @@ def test_a_reader_that_leaves_early(words):
     assert done.returncode == 141
 
 
+@pytest.mark.parametrize('words', [
+    ('tools/misc/print_config.py', 'configs/scalenet_deit-t_100e_imagenet.py', '--key', 'model'),
+    ('tools/check_env.py', '--no-imports'),
+])
+def test_without_an_output(words):
+    """As daemons start programs: it is closed, and nothing has failed."""
+    command = ' '.join([sys.executable, *words])
+    done = subprocess.run(f'{command} >&-', shell=True, cwd=ROOT, stderr=subprocess.PIPE,
+                          text=True, timeout=120)
+    assert 'Traceback' not in done.stderr
+    assert done.returncode == 0 or words[0] == 'tools/check_env.py'  # that tells of the machine
+
+
 def test_only_the_output_s_own_pipe_is_excused():
     from scalenet_mm.engine import run_cli
 

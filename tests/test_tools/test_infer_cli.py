@@ -102,6 +102,34 @@ def test_an_unreadable_file(run, folder, images, tmp_path):
     assert status == 0 and [one['path'] for one in told['predictions']] == [str(images[0])]
 
 
+@pytest.mark.parametrize('error', [None, KeyboardInterrupt], ids=['bad image', 'Ctrl-C'])
+def test_what_was_found_before_an_error_is_saved(error, run, folder, images, tmp_path, monkeypatch):
+    (tmp_path / 'bad.png').write_bytes(b'no image')
+    words = (CONFIG, folder / 'model.pth', images[0], 'bad.png', '--out', 'a.json')
+    if error is None:
+        status, out, err = run(*words)
+        assert status == 2 and 'bad.png is no image' in err
+        assert 'results: a.json (1 of 2 images)' in out
+    else:
+        def find_fault(_):
+            raise error
+        monkeypatch.setattr('scalenet_mm.apis.images.find_fault', find_fault)
+        with pytest.raises(error):
+            run(*words)
+    told = json.loads((tmp_path / 'a.json').read_text())
+    assert [one['path'] for one in told['predictions']] == [str(images[0])]
+    assert told['images'] == 2
+
+
+def test_no_image_can_be_read(run, folder, tmp_path):
+    """Nor transformed, as by a pipeline that is wrong."""
+    (tmp_path / 'bad.png').write_bytes(b'no image')
+    status, _, err = run(CONFIG, folder / 'model.pth', 'bad.png', '--out', 'a.json',
+                         '--skip-unreadable')
+    assert status == 2 and 'error: none of 1 images could be read' in err
+    assert not (tmp_path / 'a.json').exists()
+
+
 def test_help_shows_defaults(run):
     status, out, _ = run('--help')
     assert status == 0

@@ -110,11 +110,12 @@ def main():
     MMLogger.get_instance('paper_tables', log_level='WARNING')
     check_configs(names, args.configs)
     measured = {}
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
     for i, name in enumerate(names):
-        if sys.stderr.isatty():
+        if on_terminal:
             print(f'\r{i + 1}/{len(names)} configs', end='', file=sys.stderr)
         measured[name] = measure(name, args.configs)
-    if sys.stderr.isatty():
+    if on_terminal:
         print('\r' + ' ' * 20 + '\r', end='', file=sys.stderr)
     print(render(rows, measured, args.format, paper))
 

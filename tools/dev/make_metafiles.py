@@ -545,11 +545,12 @@ def main(argv: Optional[list] = None):
     # models say a line each when they are built
     MMLogger.get_instance('make_metafiles', log_level='ERROR')
     paths, entries = find_configs(), []
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
     for i, path in enumerate(paths):
-        if sys.stderr.isatty():
+        if on_terminal:
             print(f'\r{i + 1}/{len(paths)} configs', end='', file=sys.stderr)
         entries.append(complete(measure(path)))
-    if sys.stderr.isatty():
+    if on_terminal:
         print(file=sys.stderr)
     texts = write_texts(entries)
     wrong = differing(texts)
