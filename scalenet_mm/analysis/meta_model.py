@@ -51,9 +51,9 @@ def build_on_meta(cfg: Config) -> nn.Module:
 
 def injection_hook(cfg: Config) -> Optional[dict]:
     """dict | None: A config's ``AdapterInjectionHook``."""
-    from ..engine.scopes import type_name  # see above
     for hook in cfg.get('custom_hooks') or []:
-        if type_name(hook) == 'AdapterInjectionHook':
+        kind = hook.get('type')  # a class, its name, or a name with the module's before it
+        if getattr(kind, '__name__', str(kind)).split('.')[-1] == 'AdapterInjectionHook':
             return hook
     return None
 

@@ -43,6 +43,7 @@ def scenes(tmp_path_factory):
 
 class TestPrintConfig:
 
+    @pytest.mark.needs_toolbox('mmdet')
     def test_all_of_it_can_be_read_again(self, tool, tmp_path):
         code, out, _ = tool('print_config.py', QUICKSTART / CONFIGS['det'], '--save',
                             tmp_path / 'new' / 'whole.py')
@@ -51,6 +52,7 @@ class TestPrintConfig:
         assert Config.fromstring(out, '.py').to_dict() == wanted.to_dict()
         assert Config.fromfile(tmp_path / 'new' / 'whole.py').to_dict() == wanted.to_dict()
 
+    @pytest.mark.needs_toolbox('mmpretrain')
     def test_parts_and_options(self, tool):
         code, out, _ = tool(
             'print_config.py', QUICKSTART / CONFIGS['cls'], '--key', 'model.backbone.patch_size',
