@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -12,6 +14,7 @@ def run(*args):
         capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
+@pytest.mark.needs_toolbox('mmpretrain')
 def test_the_table_of_the_readme():
     block = (ROOT / 'README.md').read_text().split('## Parameters')[1].split('```')[1]
     command, table = block.removeprefix('text\n').split('\n\n')
