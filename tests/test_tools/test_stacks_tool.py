@@ -100,7 +100,8 @@ def test_what_each_stack_takes_over(stacks):
 def test_a_folder_of_something_else_is_left_alone(stacks, tmp_path):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('x')
-    with pytest.raises(stacks.SetupError, match='exists and is no virtual environment'):
+    (tmp_path / 'mine' / 'pyvenv.cfg').write_text('')  # somebody's own environment
+    with pytest.raises(stacks.SetupError, match='exists and was not made by this tool'):
         stacks.make_environment(stacks.ONE_TOOLBOX['mmdet'], tmp_path / 'mine')
     assert (tmp_path / 'mine' / 'thesis.tex').exists()
 

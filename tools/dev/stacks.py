@@ -236,8 +236,9 @@ def make_environment(stack: Stack, venv: Path) -> None:
     stamp, now = venv / '.scalenet_mm-stack', fingerprint(stack, have)
     if stamp.is_file() and stamp.read_text(encoding='utf-8') == now:
         return
-    if venv.exists() and not (venv / 'pyvenv.cfg').is_file() and any(venv.iterdir()):
-        raise SetupError(f'{venv} exists and is no virtual environment; take another folder.')
+    if venv.exists() and any(venv.iterdir()) and not stamp.is_file():  # it will be made anew
+        raise SetupError(f'{venv} exists and was not made by this tool; take another folder, or '
+                         'remove it.')
     wheel = None
     if stack.onedl:  # first: it takes minutes, and may fail for want of a compiler
         wheel, _ = build_mmcv.obtain_wheel(pin('onedl-mmcv'), have['torch'].version,
@@ -249,6 +250,7 @@ def make_environment(stack: Stack, venv: Path) -> None:
     base = getattr(sys, '_base_executable', None) or sys.executable
     run_logged([base, '-m', 'venv', '--without-pip', str(venv)], log,
                'making the virtual environment', env=clean_environ())
+    stamp.write_text('unfinished', encoding='utf-8')
     target = site_packages(venv)
     names = wanted(stack, have)
     count = sum(link(have[name], source, target) for name in sorted(names))
